@@ -1,0 +1,38 @@
+# The commands of the README. A second call reuses .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-all benchmark lint types clean
+
+demo: .venv/.installed
+	$(BIN)/flgen fit --config configs/prism_digits.yaml
+
+test: .venv/.installed-dev
+	$(BIN)/python -m pytest
+
+test-all: .venv/.installed-dev
+	$(BIN)/python -m pytest -m "not benchmark"
+
+benchmark: .venv/.installed-dev
+	$(BIN)/python -m pytest -m benchmark tests/benchmarks -s
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check flgen tests
+	$(BIN)/ruff format --check flgen tests
+
+types: .venv/.installed-dev
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet -e .
+	@touch $@
+
+.venv/.installed-dev: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	@touch $@ .venv/.installed

@@ -1,0 +1,68 @@
+"""Names that exist before their heavy import: `flgen --help` reads every signature and never waits for torch.
+
+Importing Lightning takes seconds. The parser only needs constructor signatures, so a class that the
+configuration can name derives from `LightningModule` or `LightningDataModule` *of this module*, and its file
+writes `torch = deferred_module("torch")`. The first instance, or the first attribute, does the import;
+instances are then ordinary Lightning objects (`isinstance(Digits(), lightning.LightningDataModule)`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+
+class _DeferredModule:
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("__"):  # introspection by the parser must not trigger the import
+            raise AttributeError(attribute)
+        return getattr(importlib.import_module(self._name), attribute)
+
+
+def deferred_module(name: str) -> Any:
+    """Return a stand-in for the module `name` that is imported when one of its attributes is first used."""
+    return _DeferredModule(name)
+
+
+class _DeferredBase(type):
+    """Metaclass of classes whose last base class, named by `deferred_base`, is added at the first instance."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        complete = cls.__dict__.get("_complete_class")
+        if complete is None:
+            module, _, name = cls.deferred_base.rpartition(".")
+            base = getattr(importlib.import_module(module), name)
+            attributes = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+            complete = cls if issubclass(cls, base) else type(cls)(cls.__name__, (cls, base), attributes)
+            complete._complete_class = cls._complete_class = complete
+        return type.__call__(complete, *args, **kwargs)
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        if type.__subclasscheck__(cls, subclass):
+            return True
+        module, _, name = cls.__dict__.get("deferred_base", "").rpartition(".")
+        real = getattr(sys.modules.get(module), name, None)
+        return real is not None and isinstance(subclass, type) and real in subclass.__mro__
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return cls.__subclasscheck__(type(instance))
+
+
+if TYPE_CHECKING:
+    from lightning import LightningDataModule as LightningDataModule
+    from lightning import LightningModule as LightningModule
+else:
+
+    class LightningModule(metaclass=_DeferredBase):
+        """lightning.LightningModule, imported at the first instance."""
+
+        deferred_base = "lightning.LightningModule"
+
+    class LightningDataModule(metaclass=_DeferredBase):
+        """lightning.LightningDataModule, imported at the first instance."""
+
+        deferred_base = "lightning.LightningDataModule"
