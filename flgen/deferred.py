@@ -34,7 +34,7 @@ class _DeferredBase(type):
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         complete = cls.__dict__.get("_complete_class")
         if complete is None:
-            module, _, name = cls.deferred_base.rpartition(".")
+            module, _, name = cls.deferred_base.rpartition(".")  # type: ignore[attr-defined]
             base = getattr(importlib.import_module(module), name)
             attributes = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
             complete = cls if issubclass(cls, base) else type(cls)(cls.__name__, (cls, base), attributes)
