@@ -4,13 +4,17 @@ Importing Lightning takes seconds. The parser only needs constructor signatures,
 configuration can name derives from `LightningModule` or `LightningDataModule` *of this module*, and its file
 writes `torch = deferred_module("torch")`. The first instance, or the first attribute, does the import;
 instances are then ordinary Lightning objects (`isinstance(Digits(), lightning.LightningDataModule)`).
+
+`TYPE_CHECKING` is typing's. The parser runs the type-checking imports of a module that imports it from there;
+imported from here, it is a type checker's business alone.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING as TYPE_CHECKING
+from typing import Any
 
 
 class _DeferredModule:

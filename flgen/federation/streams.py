@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from flgen.deferred import deferred_module
+from flgen.deferred import TYPE_CHECKING, deferred_module
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,0 +1,46 @@
+"""scikit-learn's handwritten digits: 1,797 real images of 8x8 pixels that need no download."""
+
+from __future__ import annotations
+
+from flgen.data.holdout import check_fraction, stratified_holdout
+from flgen.data.image_data import ImageData, ImageLayout, check_image_size
+from flgen.deferred import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flgen.data.image_set import ImageSet
+
+
+class Digits(ImageData):
+    """The 1,797 handwritten digits of 8x8 pixels that come with scikit-learn; nothing is downloaded.
+
+    The grey levels 0..16 become 0..255. The same fraction of every digit is held out, the same images in every run.
+
+    Args:
+        image_size: Side of the images, pixels; other sizes than 8 are interpolated.
+        test_fraction: Share of the images to hold out.
+    """
+
+    def __init__(self, image_size: int = 8, test_fraction: float = 0.2) -> None:
+        super().__init__()
+        check_image_size(image_size)
+        check_fraction(test_fraction)
+        self._image_size = image_size
+        self._test_fraction = test_fraction
+
+    def layout(self) -> ImageLayout:
+        """Return name, classes, channels and size of the images."""
+        return ImageLayout("digits", tuple("0123456789"), channels=1, image_size=self._image_size)
+
+    def load(self) -> tuple[ImageSet, ImageSet]:
+        """Read the images; return the training and the test images."""
+        import torch
+        from sklearn.datasets import load_digits
+
+        from flgen.data.image_set import ImageSet
+        from flgen.data.pixels import resize
+
+        grey_levels, targets = load_digits(return_X_y=True)
+        images = torch.from_numpy(grey_levels).mul(255 / 16).round().to(torch.uint8).reshape(-1, 1, 8, 8)
+        digits = ImageSet(resize(images, self.image_size), torch.from_numpy(targets).to(torch.int64))
+        kept, held_out = stratified_holdout(targets, self._test_fraction)
+        return digits.subset(torch.from_numpy(kept)), digits.subset(torch.from_numpy(held_out))

@@ -1,0 +1,103 @@
+"""From files and tensors to uint8 images of one size: decoding on threads, bilinear resizing.
+
+All resizing is bilinear and, when it shrinks, antialiased (the filter widens with the scale): the rule of Pillow and
+of torchvision's `Resize` on its images, which the published PRISM settings go through.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from flgen.errors import FlgenError
+
+FILES_PER_TASK = 64
+BYTE_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "La", "RGBa"}
+
+Framing = Callable[[Image.Image], tuple[int, int, int, int]]
+"""Where to crop an image before it is resized: (left, upper, right, lower) in pixels."""
+
+
+def resize(images: Tensor, image_size: int) -> Tensor:
+    """Resize uint8 images (N, C, H, W) to (N, C, image_size, image_size)."""
+    if images.shape[-2:] == (image_size, image_size):
+        return images
+    return F.interpolate(images, size=(image_size, image_size), mode="bilinear", antialias=True)
+
+
+def central_square(image: Image.Image) -> tuple[int, int, int, int]:
+    """Return the largest square in the middle of an image."""
+    side = min(image.size)
+    left, upper = (image.width - side) // 2, (image.height - side) // 2
+    return left, upper, left + side, upper + side
+
+
+def decode_files(
+    paths: Sequence[Path],
+    image_size: int,
+    channels: int,
+    framing: Framing = central_square,
+    *,
+    fast_jpeg: bool = True,
+) -> Tensor:
+    """Decode image files on one thread per core, crop and resize them.
+
+    Args:
+        paths: Files in any format that Pillow reads; orientation tags are honoured.
+        image_size: Side of the result, pixels.
+        channels: 1 (grey) or 3 (RGB).
+        framing: Crop before the resizing.
+        fast_jpeg: Let the JPEG decoder halve large photos while it decodes, down to no less than twice `image_size`.
+
+    Returns:
+        uint8 tensor (len(paths), channels, image_size, image_size).
+
+    Raises:
+        FlgenError: If a file is missing, damaged or not an 8-bit image.
+    """
+    pixels = np.empty((len(paths), image_size, image_size, channels), dtype=np.uint8)
+
+    def decode_some(start: int) -> None:
+        for row in range(start, min(start + FILES_PER_TASK, len(paths))):
+            pixels[row] = _decode_file(paths[row], image_size, channels, framing, fast_jpeg)
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as threads:
+        tasks = [threads.submit(decode_some, start) for start in range(0, len(paths), FILES_PER_TASK)]
+        try:
+            for task in tasks:
+                task.result()
+        except BaseException:  # an interrupt, too, must not wait for all the other files
+            threads.shutdown(cancel_futures=True)
+            raise
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+
+def _decode_file(path: Path, image_size: int, channels: int, framing: Framing, fast_jpeg: bool) -> np.ndarray:
+    mode = "L" if channels == 1 else "RGB"
+    try:
+        with Image.open(path) as image:
+            if image.mode not in BYTE_MODES:
+                raise FlgenError(f"{path} has pixels of mode {image.mode}; convert it to 8 bits per channel")
+            if fast_jpeg:
+                image.draft(mode, (2 * image_size, 2 * image_size))
+            ImageOps.exif_transpose(image, in_place=True)
+            box = framing(image)
+            resized = image.convert(mode).resize((image_size, image_size), Image.Resampling.BILINEAR, box=box)
+            return np.asarray(resized).reshape(image_size, image_size, channels)
+    except FileNotFoundError:
+        raise FlgenError(f"{path} does not exist") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise FlgenError(f"{path} is damaged or not an image ({one_line(error)}); replace or remove it") from error
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error says on one line, cut at 200 characters, for a message that has to stay on one."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,92 @@
+"""The run folder: one place for everything a run leaves behind (design, section 7)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from flgen.errors import FlgenError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside a run folder.
+
+    Args:
+        path: The folder, `runs/<name>`.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One row per logged round."""
+        return self.path / "metrics.csv"
+
+    @property
+    def ledger(self) -> Path:
+        """One row per round, phase and link."""
+        return self.path / "ledger.csv"
+
+    @property
+    def events(self) -> Path:
+        """Checkpoints, resumes, signals, client errors."""
+        return self.path / "events.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """One folder per checkpoint."""
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        """Sample grids."""
+        return self.path / "samples"
+
+    def check_new(self) -> None:
+        """Refuse a folder that already holds something.
+
+        Raises:
+            FlgenError: The folder is not empty, or cannot be looked into.
+        """
+        try:
+            occupied = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+        except OSError as error:
+            raise FlgenError(
+                f"run folder {self.path} cannot be read ({error.strerror}): choose another --run_dir"
+            ) from error
+        if occupied:
+            raise FlgenError(
+                f"run folder {self.path} already exists: continue it with --ckpt_path last, or choose another --run_dir"
+            )
+
+    def create(self) -> None:
+        """Make the folder and make sure that it can be written to.
+
+        Raises:
+            FlgenError: It cannot.
+        """
+        try:
+            self.samples.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.mkdir(exist_ok=True)
+            probe = self.path / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise FlgenError(
+                f"run folder {self.path} cannot be written to ({error.strerror}): choose another --run_dir"
+            ) from error
+
+    def write_config(self, text: str, before_round: int) -> None:
+        """Write config.yaml; an earlier one that differs is kept as config-until-round-NNNNN.yaml."""
+        if self.config.exists() and self.config.read_text() != text:
+            self.config.rename(self.path / f"config-until-round-{before_round - 1:05d}.yaml")
+        temporary = self.config.with_suffix(".partial")
+        temporary.write_text(text)
+        os.replace(temporary, self.config)

@@ -1,0 +1,116 @@
+"""Clients, the federation they form, and who takes part in a round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from flgen.deferred import TYPE_CHECKING
+from flgen.errors import UsageError
+from flgen.federation.streams import RandomStreams
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from flgen.data.client_data import ClientData
+
+
+@dataclass
+class Client:
+    """One client: an id, its data, its persistent state, its random streams.
+
+    Args:
+        id: Position in the federation.
+        samples: Number of training samples n_k; public.
+        streams: The run's random streams.
+        key: Names this client's random streams; the id unless clients were renumbered.
+        open_data: Returns the client's data on a device; called once, on the rank that hosts the client.
+        device: Where that rank computes.
+    """
+
+    id: int
+    samples: int
+    streams: RandomStreams
+    key: int
+    open_data: Callable[[torch.device | str], ClientData]
+    device: torch.device | str = "cpu"
+    state: dict[str, Tensor] = field(default_factory=dict)
+    """Tensors that persist from round to round; a method reads and replaces them in its client step."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """What a client step reports; the round's metrics are the means over clients."""
+
+    @cached_property
+    def data(self) -> ClientData:
+        """The client's own samples, on this rank's device."""
+        return self.open_data(self.device)
+
+    def random(self, purpose: str, t: int, device: torch.device | str = "cpu") -> torch.Generator:
+        """Return this client's random stream for one purpose in round t."""
+        return self.streams.torch(purpose, round=t, client=self.key, device=device)
+
+
+@dataclass
+class Federation:
+    """All clients, which rank hosts each, and who takes part in round t.
+
+    Args:
+        clients: Every client, by id; all ranks hold the same list, only the host opens a client's data.
+        streams: The run's random streams.
+        world_size: Number of ranks.
+        clients_per_round: Size of a cohort; None means everybody.
+
+    Raises:
+        UsageError: More ranks than clients, or a cohort larger than the federation.
+    """
+
+    clients: Sequence[Client]
+    streams: RandomStreams
+    world_size: int = 1
+    clients_per_round: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.world_size > len(self.clients):
+            raise UsageError(
+                f"{self.world_size} processes for {len(self.clients)} clients leave some without work: lower "
+                "--trainer.devices (or --trainer.num_nodes) or raise --partition.clients"
+            )
+        if self.clients_per_round is not None and not 1 <= self.clients_per_round <= len(self.clients):
+            raise UsageError(
+                f"--trainer.clients_per_round is {self.clients_per_round}: give 1 to {len(self.clients)}, the number "
+                "of clients (--partition.clients)"
+            )
+        self.host = place([1 for _ in self.clients], self.world_size)
+
+    def __len__(self) -> int:
+        return len(self.clients)
+
+    def place_by_work(self, work: Callable[[Client], float]) -> None:
+        """Balance the ranks by each client's expected work per round (any unit)."""
+        self.host = place([work(client) for client in self.clients], self.world_size)
+
+    def cohort(self, t: int) -> list[Client]:
+        """Return who takes part in round t, by ascending id: drawn without replacement from a stream of its own."""
+        if self.clients_per_round is None or self.clients_per_round == len(self.clients):
+            return list(self.clients)
+        by_key = sorted(self.clients, key=lambda client: client.key)
+        chosen = self.streams.numpy("cohort", round=t).choice(len(by_key), self.clients_per_round, replace=False)
+        return sorted((by_key[i] for i in chosen), key=lambda client: client.id)
+
+    def hosted_by(self, rank: int) -> list[Client]:
+        """Return the clients of one rank, by ascending id."""
+        return [client for client in self.clients if self.host[client.id] == rank]
+
+
+def place(work: Sequence[float], world_size: int) -> list[int]:
+    """Return the rank of each client: heaviest first, each to the rank with the least work so far."""
+    load = np.zeros(world_size)
+    host = [0] * len(work)
+    for client in sorted(range(len(work)), key=lambda client: (-work[client], client)):
+        rank = int(load.argmin())
+        host[client] = rank
+        load[rank] += work[client]
+    return host

@@ -1,0 +1,167 @@
+"""Starting the ranks, and ending all of them when one fails."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments import LightningEnvironment
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
+
+from flgen.errors import FlgenError, UsageError
+from flgen.federation.interruption import StopRequest
+from flgen.federation.strategy import ClientParallelStrategy
+
+LOST_CONTACT = 75
+"""Exit status of a rank that fails only because another one did."""
+
+_PEER_LEFT = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
+_TIMED_OUT = ("Timed out", "timed out", "timeout")
+
+
+class RanksFailed(FlgenError):
+    """A rank ended the job and has already said why."""
+
+    def __init__(self, message: str, exit_status: int = 1) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status
+
+
+def build_fabric(
+    *,
+    accelerator: str,
+    devices: int | str,
+    num_nodes: int,
+    precision: str,
+    timeout_s: float,
+    callbacks: Sequence[Any],
+) -> Fabric:
+    """Return a Fabric whose ranks share a process group but no gradients; one device needs no group at all.
+
+    Args:
+        accelerator: "auto", "cpu", "cuda" or "mps".
+        devices: Devices per node, or "auto".
+        num_nodes: Number of nodes.
+        precision: Fabric's names: "32-true", "bf16-mixed", ...
+        timeout_s: Limit of every collective, seconds.
+        callbacks: Objects with hooks, called by `fabric.call`.
+
+    Raises:
+        UsageError: Fabric refuses the combination.
+    """
+    single = str(devices) == "1" and num_nodes == 1
+    on_gpu = accelerator in ("cuda", "gpu") or (accelerator == "auto" and torch.cuda.is_available())
+    if accelerator == "auto" and not on_gpu:
+        accelerator = "cpu"  # the strategy carries gloo or NCCL; Fabric's automatic choice may be neither
+    strategy = "auto" if single else ClientParallelStrategy(timeout_s, "popen" if on_gpu else "fork")
+    try:
+        return Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            precision=precision,  # type: ignore[arg-type]
+            strategy=strategy,
+            callbacks=list(callbacks),
+        )
+    except Exception as error:
+        refusals = (ValueError, TypeError, RuntimeError)
+        if not isinstance(error, refusals) and type(error).__name__ != "MisconfigurationException":
+            raise
+        what = f"--trainer.accelerator {accelerator} --trainer.devices {devices} --trainer.num_nodes {num_nodes}"
+        raise UsageError(f"{what}: {_one_line(error)}") from error
+
+
+def launch(fabric: Fabric, function: Callable[[StopRequest], Any]) -> Any:
+    """Run `function` on every rank and return what rank 0 returned.
+
+    A stop signal is passed on to every rank. When a rank fails, it prints the reason, the others end, and this
+    call raises.
+
+    Args:
+        fabric: From `build_fabric`.
+        function: Runs on each rank; it is given the stop request to look at.
+
+    Raises:
+        RanksFailed: A rank ended with an error, which it has printed, or was killed.
+    """
+    stop = StopRequest()
+    if isinstance(fabric.strategy, ClientParallelStrategy):
+        with warnings.catch_warnings(), stop.listening(forward=True):
+            warnings.filterwarnings("ignore", message=".*os.fork\\(\\).*")
+            try:
+                return fabric.launch(lambda fabric: _run_guarded(fabric, function))
+            except ProcessExitedException as error:
+                raise _explain_exit(error) from None
+            except ProcessRaisedException as error:
+                raise RanksFailed(_one_line(error)) from None
+    with stop.listening():
+        return function(stop)
+
+
+def _run_guarded(fabric: Fabric, function: Callable[[StopRequest], Any]) -> Any:
+    if fabric.local_rank > 0 and _started_by_lightning(fabric):
+        _die_with_parent()
+    stop = StopRequest()
+    with stop.listening():
+        try:
+            return function(stop)
+        except BaseException as error:
+            status = _report(fabric, error)
+    sys.stderr.flush()
+    sys.stdout.flush()
+    for process in getattr(fabric.strategy.launcher, "procs", []):
+        process.kill()
+    os._exit(status)
+
+
+def _report(fabric: Fabric, error: BaseException) -> int:
+    """Print why this rank ends, unless it only follows another; return its exit status."""
+    text = str(error)
+    if not isinstance(error, FlgenError) and any(sign in text for sign in _PEER_LEFT):
+        return LOST_CONTACT
+    if not isinstance(error, FlgenError) and any(sign in text for sign in _TIMED_OUT):
+        print(
+            f"flgen: error: rank {fabric.global_rank} had no answer from the other ranks in time: {_one_line(error)} "
+            "(--trainer.timeout_s, --trainer.round_timeout_s)",
+            file=sys.stderr,
+        )
+        return 1
+    if not isinstance(error, FlgenError):
+        traceback.print_exception(error)
+    print(f"flgen: error: {_one_line(error)}", file=sys.stderr)
+    return error.exit_status if isinstance(error, FlgenError) else 1
+
+
+def _explain_exit(error: ProcessExitedException) -> RanksFailed:
+    again = "continue from the last checkpoint with --ckpt_path last"
+    if error.signal_name:
+        return RanksFailed(f"rank {error.error_index} was killed by {error.signal_name}; {again}")
+    if error.exit_code == LOST_CONTACT:
+        return RanksFailed(f"a rank ended without a word and the others lost contact; {again}")
+    return RanksFailed("", exit_status=error.exit_code)
+
+
+def _started_by_lightning(fabric: Fabric) -> bool:
+    return isinstance(getattr(fabric.strategy, "cluster_environment", None), LightningEnvironment)
+
+
+def _die_with_parent() -> None:
+    """Let the kernel kill this rank when the process that started it dies, so that no orphan computes on."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, FlgenError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,134 @@
+"""Local training of any LightningModule: its own optimiser, its own `training_step`, its own logging."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
+
+from flgen.deferred import TYPE_CHECKING
+from flgen.errors import UsageError
+
+if TYPE_CHECKING:
+    from lightning import LightningModule
+    from lightning.fabric import Fabric
+
+
+class LoggedValues:
+    """Receives what a module says to `self.log` during local training, and averages it.
+
+    It stands where Lightning expects the module's Fabric, and is Fabric for everything but logging.
+    """
+
+    def __init__(self, fabric: Fabric) -> None:
+        self._fabric = fabric
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = defaultdict(int)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._fabric, name)
+
+    def log_dict(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Add one reading of each metric."""
+        for name, value in metrics.items():
+            reading = value.detach() if isinstance(value, Tensor) else torch.tensor(float(value))
+            self._sums[name] = self._sums[name] + reading if name in self._sums else reading
+            self._counts[name] += 1
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each metric and start again."""
+        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        self._sums, self._counts = {}, defaultdict(int)
+        return means
+
+
+def only_optimizer(module: LightningModule) -> torch.optim.Optimizer:
+    """Return the optimiser that `configure_optimizers` makes.
+
+    Raises:
+        UsageError: The module asks for several optimisers or a scheduler, which a local phase of a few steps
+            has no use for.
+    """
+    configured = module.configure_optimizers()
+    if isinstance(configured, (list, tuple)) and len(configured) == 1:
+        configured = configured[0]
+    if not isinstance(configured, torch.optim.Optimizer):
+        raise UsageError(
+            f"{type(module).__name__}.configure_optimizers must return one optimiser for federated training, "
+            f"it returned {type(configured).__name__}"
+        )
+    return configured
+
+
+def train_locally(
+    module: LightningModule,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[Any],
+    fabric: Fabric,
+    *,
+    seed: int,
+    steps: int,
+    on_step: Callable[[int, int], None],
+) -> None:
+    """Take one optimiser step per batch, as Lightning's automatic optimisation would.
+
+    Args:
+        module: On its device.
+        optimizer: Over the module's parameters.
+        batches: What `training_step` takes, on the device.
+        fabric: For precision and backward.
+        seed: Of the global generators inside this call, for modules that draw from them (dropout).
+        steps: Number of batches to come, for `on_step`.
+        on_step: Told (steps done, steps in all) after each.
+    """
+    module.train()
+    with _global_seed(seed, fabric.device):
+        for index, batch in enumerate(batches):
+            with fabric.autocast():
+                outcome = module.training_step(batch, index)
+            loss: Any = outcome["loss"] if isinstance(outcome, Mapping) else outcome
+            optimizer.zero_grad()
+            fabric.backward(loss)
+            optimizer.step()
+            on_step(index + 1, steps)
+
+
+def test_module(
+    module: LightningModule, batches: Iterable[tuple[Tensor, Tensor]], fabric: Fabric, logged: LoggedValues
+) -> dict[str, float]:
+    """Return what `test_step` (or `validation_step`) logs, each batch weighted by its samples.
+
+    Args:
+        module: On its device, with `logged` as its Fabric.
+        batches: (inputs, labels), on the device.
+        fabric: For precision.
+        logged: Receives the readings.
+    """
+    step = next(
+        (getattr(module, name) for name in ("test_step", "validation_step") if is_overridden(name, module)), None
+    )
+    if step is None:
+        return {}
+    module.eval()
+    sums: dict[str, float] = defaultdict(float)
+    samples = 0
+    with torch.no_grad(), fabric.autocast():
+        for index, batch in enumerate(batches):
+            step(batch, index)
+            for name, value in logged.means().items():
+                sums[name] += value * len(batch[1])
+            samples += len(batch[1])
+    return {name: total / samples for name, total in sums.items()}
+
+
+@contextmanager
+def _global_seed(seed: int, device: torch.device) -> Iterator[None]:
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield

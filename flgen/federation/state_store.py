@@ -1,0 +1,113 @@
+"""Where clients' persistent state lives between rounds: the device, pinned host memory, or files.
+
+Changes are staged during a round and take effect together when it is complete, so a round that is
+interrupted leaves no trace and can be run again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+State = dict[str, Tensor]
+Tier = Literal["device", "host", "disk"]
+
+
+class ClientStateStore:
+    """State of the clients that one rank hosts.
+
+    Args:
+        device: Where clients compute.
+        clients: Number of clients hosted, to foresee the size of everything from the first state.
+        budget_mb: Megabytes (2^20 bytes) that may be kept on the device, and again as many times four in host
+            memory, before the next tier is used.
+        folder: Where the files of the last tier go; made when needed and removed by `close`.
+    """
+
+    def __init__(self, device: torch.device, clients: int, budget_mb: float, folder: Path) -> None:
+        self._device = device
+        self._clients = clients
+        self._budget_bytes = budget_mb * 2**20
+        self._folder = folder
+        self._tier: Tier | None = None
+        self._committed: dict[int, State | Path] = {}
+        self._staged: dict[int, State | Path] = {}
+        self._generation = 0
+
+    @property
+    def tier(self) -> Tier | None:
+        """Where states are kept; None until the first one is staged."""
+        return self._tier
+
+    def load(self, client: int) -> State:
+        """Return a working copy of a client's committed state on the device; empty if it has none."""
+        kept = _opened(self._committed.get(client, {}))
+        return {name: tensor.to(self._device, copy=True) for name, tensor in kept.items()}
+
+    def stage(self, client: int, state: Mapping[str, Tensor]) -> None:
+        """Keep a client's new state aside until `commit`."""
+        if not state:
+            return
+        if self._tier is None:
+            self._tier = self._choose_tier(state)
+        self._staged[client] = self._keep(client, dict(state))
+
+    def commit(self) -> None:
+        """Make every staged state the committed one."""
+        replaced = [self._committed.get(client) for client in self._staged]
+        self._committed.update(self._staged)
+        self._staged = {}
+        for kept in replaced:
+            if isinstance(kept, Path):
+                kept.unlink()
+
+    def rollback(self) -> None:
+        """Forget every staged state."""
+        for kept in self._staged.values():
+            if isinstance(kept, Path):
+                kept.unlink()
+        self._staged = {}
+
+    def state_dict(self) -> dict[int, State]:
+        """Return every committed state by client id, not copied, for a checkpoint to write."""
+        return {client: _opened(self._committed[client]) for client in sorted(self._committed)}
+
+    def load_state_dict(self, states: Mapping[int, Mapping[str, Tensor]]) -> None:
+        """Replace everything by the states of a checkpoint."""
+        self._committed, self._staged = {}, {}
+        for client, state in states.items():
+            self.stage(client, {name: tensor.to(self._device) for name, tensor in state.items()})
+        self.commit()
+
+    def close(self) -> None:
+        """Remove the files of the last tier."""
+        if self._tier == "disk":
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _choose_tier(self, state: Mapping[str, Tensor]) -> Tier:
+        # Twice: a round's staged states stand beside the committed ones until it is complete.
+        expected = 2 * self._clients * sum(tensor.nbytes for tensor in state.values())
+        if expected <= self._budget_bytes:
+            return "device"
+        return "host" if expected <= 4 * self._budget_bytes else "disk"
+
+    def _keep(self, client: int, state: State) -> State | Path:
+        if self._tier == "device":
+            return state
+        if self._tier == "host":
+            pin = self._device.type == "cuda"
+            return {name: tensor.cpu().pin_memory() if pin else tensor.cpu() for name, tensor in state.items()}
+        self._generation += 1
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"client-{client:06d}-{self._generation}.pt"
+        torch.save({name: tensor.cpu() for name, tensor in state.items()}, path)
+        return path
+
+
+def _opened(kept: State | Path) -> State:
+    return torch.load(kept, mmap=True, weights_only=True) if isinstance(kept, Path) else kept

@@ -1,0 +1,35 @@
+"""The Fabric strategy of a federation: ranks in one process group, each training its own clients.
+
+Processes, devices and launchers are Fabric's. Two things differ from its DDP: modules stay unwrapped, so no
+gradient crosses a rank, and loaders stay whole, since each rank has clients of its own.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from lightning.fabric.strategies import DDPStrategy
+from torch.nn import Module
+
+
+class ClientParallelStrategy(DDPStrategy):
+    """One process per device, no gradient synchronisation.
+
+    Args:
+        timeout_s: Limit of every collective, seconds.
+        start_method: "fork" on CPU (one import for all ranks), "popen" on GPU.
+    """
+
+    def __init__(self, timeout_s: float, start_method: Any) -> None:
+        super().__init__(timeout=timedelta(seconds=timeout_s), start_method=start_method)
+        self._backward_sync_control = None
+
+    def setup_module(self, module: Module) -> Module:  # type: ignore[override]
+        """Return the module as it is."""
+        return module
+
+    @property
+    def distributed_sampler_kwargs(self) -> None:  # type: ignore[override]
+        """None: every rank iterates over the whole of its own clients' data."""
+        return None

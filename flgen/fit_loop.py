@@ -1,0 +1,338 @@
+"""A fit on one rank: rounds, evaluation, checkpoints, records."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flgen.callbacks.evaluation import Evaluation
+from flgen.callbacks.loggers import RunLogger, close_loggers, run_id
+from flgen.deferred import TYPE_CHECKING
+from flgen.errors import UsageError
+from flgen.experiment.checkpoints import (
+    Checkpoint,
+    checkpoint_name,
+    finish_checkpoint,
+    remove_old_checkpoints,
+    start_checkpoint,
+    write_state,
+)
+from flgen.experiment.records import EventLog, LedgerTable, MetricsTable
+from flgen.federation.clients import Client, Federation
+from flgen.federation.interruption import StopRequest
+from flgen.federation.state_store import ClientStateStore
+from flgen.federation.streams import RandomStreams
+from flgen.methods.base import ServerMethod
+from flgen.star_round import ErrorPolicy, RoundOutcome, run_star_round
+from flgen.topology.channel import Channel
+from flgen.topology.star import SERVER_RANK
+from flgen.wire.ledger import Ledger
+
+if TYPE_CHECKING:
+    from lightning import LightningModule
+    from lightning.fabric import Fabric
+
+    from flgen.data import ImageData, Partitioner
+    from flgen.trainer import FederatedTrainer
+
+
+class FitResult(NamedTuple):
+    """How a fit ended.
+
+    Args:
+        run_dir: The run folder.
+        round: The last complete round.
+        metrics: The newest value of every metric.
+        signal_number: The signal that ended it early, 0 if it ran to the end.
+    """
+
+    run_dir: Path
+    round: int
+    metrics: dict[str, float]
+    signal_number: int = 0
+
+
+@dataclass
+class Job:
+    """Everything of a run that is settled before processes start.
+
+    Args:
+        method: The algorithm.
+        model: The module that each rank keeps one of.
+        data: The data set, loaded.
+        streams: The run's random streams.
+        federation: Clients and their places.
+        identity: What a checkpoint must agree with.
+    """
+
+    method: ServerMethod
+    model: LightningModule
+    data: ImageData
+    streams: RandomStreams
+    federation: Federation
+    identity: dict[str, Any]
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    loggers: Sequence[RunLogger] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    resume: Checkpoint | None = None
+
+    @property
+    def first_round(self) -> int:
+        """The round to begin with."""
+        return 1 if self.resume is None else self.resume.round + 1
+
+    def resume_from(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint.
+
+        Raises:
+            UsageError: It belongs to a run with another seed, method or partition.
+        """
+        differing = [key for key, value in self.identity.items() if checkpoint.identity.get(key) != value]
+        if differing:
+            raise UsageError(
+                f"checkpoint {checkpoint.path} is of another run (different {', '.join(differing)}): use the "
+                "configuration that wrote it, or start anew without --ckpt_path"
+            )
+        self.resume = checkpoint
+
+    def set_up_method(self, fabric: Fabric) -> None:
+        """Move the module to this rank's device and make the method's state."""
+        fabric.to_device(self.model)
+        self.method.setup(self.federation, self.model, self.data, fabric)
+        self.federation.place_by_work(self.method.expected_work)
+        for client in self.federation.clients:
+            client.device = fabric.device
+
+
+def prepare_job(
+    method: ServerMethod,
+    model: LightningModule,
+    data: ImageData,
+    partition: Partitioner,
+    seed: int,
+    world_size: int,
+    clients_per_round: int | None,
+) -> Job:
+    """Divide the loaded data among clients and return the job.
+
+    Raises:
+        UsageError: The division is impossible, or there are more processes than clients.
+    """
+    streams = RandomStreams(seed)
+    rows_of = data.split_clients(partition, streams.numpy("partition"))
+    clients = [
+        Client(
+            id=number,
+            samples=len(rows),
+            streams=streams,
+            key=number,
+            open_data=partial(data.client_data, number, rows),
+        )
+        for number, rows in enumerate(rows_of)
+    ]
+    digest = hashlib.blake2b(digest_size=16)
+    for rows in rows_of:
+        digest.update(np.int64(len(rows)).tobytes() + np.ascontiguousarray(rows, dtype=np.int64).tobytes())
+    identity = {
+        "seed": seed,
+        "method": type(method).__name__,
+        "data": data.name,
+        "clients": len(clients),
+        "partition": digest.hexdigest(),
+    }
+    federation = Federation(clients, streams, world_size, clients_per_round)
+    return Job(method, model, data, streams, federation, identity)
+
+
+def measure(
+    job: Job, fabric: Fabric, t: int, channel: Channel | None = None
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Return the metrics of the current model and the images they were measured on (on the server).
+
+    Args:
+        job: With its method set up.
+        fabric: This rank's.
+        t: The round whose streams the samples are drawn from.
+        channel: Joins the ranks, which must all call; None on one process.
+    """
+    channel = channel or Channel(0, 1, fabric.device, 1, 1)
+    is_server = channel.rank == SERVER_RANK
+    samples = job.method.samples(job.evaluation.images, t) if is_server else None
+    metrics = job.method.evaluate(t) if is_server else {}
+    seed = job.streams.seed_for("evaluation")
+    metrics.update(job.evaluation.measure(samples, job.data, channel, fabric.device, seed))
+    return metrics, samples or {}
+
+
+class FitLoop:
+    """All rounds of a job on one rank.
+
+    Args:
+        trainer: Options, callbacks and what callbacks look at.
+        fabric: This rank's, launched.
+        job: What to do.
+        stop: This process's stop request.
+    """
+
+    def __init__(self, trainer: FederatedTrainer, fabric: Fabric, job: Job, stop: StopRequest) -> None:
+        self.trainer = trainer
+        self.fabric = fabric
+        self.job = job
+        self.stop = stop
+        self.is_server = fabric.global_rank == SERVER_RANK
+        self.metrics: dict[str, float] = {}
+        self.policy = ErrorPolicy(trainer.on_client_error, trainer.min_clients)
+        self.saved_round = 0 if job.resume is None else job.resume.round
+
+        trainer.is_global_zero = self.is_server
+        trainer.first_round = job.first_round
+        ranks_here = fabric.world_size // trainer.num_nodes
+        torch.set_num_threads(trainer.threads_per_rank or max(1, (os.cpu_count() or 1) // ranks_here))
+        # Every rank writes into the folder that the first one made.
+        self.folder = trainer.folder
+        folder = trainer.folder.path / f".state-rank-{fabric.global_rank}"
+        hosted = -(-len(job.federation) // fabric.world_size)
+        self.store = ClientStateStore(fabric.device, hosted, trainer.client_state_mb, folder)
+
+    def run(self) -> FitResult:
+        """Run every round that is left and return how it ended."""
+        try:
+            self._set_up()
+            result = self._run_rounds()
+        except BaseException as error:
+            self._call("on_exception", error=error)
+            if self.is_server:
+                self.events.write("failed", error=" ".join(str(error).split()))
+                close_loggers(self.trainer.loggers, exit_code=1)
+            raise
+        finally:
+            self.store.close()
+        self._call("on_fit_end")
+        if self.is_server:
+            close_loggers(self.trainer.loggers, exit_code=0)
+        return result
+
+    def _call(self, hook: str, **about: Any) -> None:
+        self.fabric.call(hook, trainer=self.trainer, **about)
+
+    def _set_up(self) -> None:
+        job, fabric, trainer = self.job, self.fabric, self.trainer
+        if self.is_server:
+            self.metrics_table = MetricsTable(self.folder.metrics)
+            self.ledger_table = LedgerTable(self.folder.ledger)
+            self.events = EventLog(self.folder.events)
+        self.channel = Channel(
+            fabric.global_rank, fabric.world_size, fabric.device, trainer.timeout_s, trainer.round_timeout_s
+        )
+        job.set_up_method(fabric)
+        job.method.topology.open(self.channel, Ledger())
+        logger_ids: list[str | None] = [None] * len(job.loggers)
+        if job.resume is not None:
+            hosted = {client.id for client in job.federation.hosted_by(fabric.global_rank)}
+            states = job.resume.client_states()
+            self.store.load_state_dict({client: state for client, state in states.items() if client in hosted})
+            if self.is_server:
+                server = job.resume.server_state()
+                job.method.load_state_dict(server["method"])
+                self.metrics = server["metrics"]
+                logger_ids = server["logger_ids"] or logger_ids
+        if self.is_server:
+            self.metrics_table.truncate_after(job.first_round - 1)
+            self.ledger_table.truncate_after(job.first_round - 1)
+            name = self.folder.path.name
+            trainer.loggers = [
+                logger.open(self.folder.path, dict(job.config), name, resume_id)
+                for logger, resume_id in zip(job.loggers, logger_ids, strict=False)
+            ]
+            self.events.write(
+                "start" if job.resume is None else "resume",
+                round=job.first_round,
+                ranks=fabric.world_size,
+                device=str(fabric.device),
+                threads=torch.get_num_threads(),
+            )
+        self._call("on_fit_start")
+
+    def _run_rounds(self) -> FitResult:
+        last = self.job.first_round - 1
+        for t in range(self.job.first_round, self.trainer.rounds + 1):
+            self._call("on_round_start", round=t)
+            outcome = run_star_round(
+                self.job.method,
+                self.job.federation,
+                self.store,
+                t,
+                stop=self.stop,
+                policy=self.policy,
+                call=self._call,
+            )
+            if outcome.stop:
+                if last > self.saved_round:
+                    self._save(last)
+                if self.is_server:
+                    self.events.write("stopped", round=last, signal=outcome.stop)
+                return FitResult(self.folder.path, last, self.metrics, outcome.stop)
+            self._finish_round(t, outcome)
+            last = t
+        if last > self.saved_round:
+            self._save(last)
+        if self.is_server:
+            self.events.write("end", round=last)
+        return FitResult(self.folder.path, last, self.metrics)
+
+    def _finish_round(self, t: int, outcome: RoundOutcome) -> None:
+        row = dict(outcome.metrics)
+        if self.is_server:
+            row.update(self.job.method.round_metrics(t))
+        if self.job.evaluation.due(t, self.trainer.rounds):
+            self._call("on_evaluation_start", round=t)
+            started = time.perf_counter()
+            measured, images = measure(self.job, self.fabric, t, self.channel)
+            row.update(measured)
+            row["time/evaluation_s"] = time.perf_counter() - started
+            self._call("on_evaluation_end", round=t, metrics=row, images=images)
+        if self.is_server:
+            self.metrics.update(row)
+            self.metrics_table.write(t, row)
+            self.ledger_table.write(t, outcome.ledger)
+            for logger in self.trainer.loggers:
+                logger.log_metrics(row, step=t)
+            for client, why in sorted(outcome.failures.items()):
+                self.events.write("client_error", round=t, client=client, error=why)
+        self._call("on_round_end", round=t, metrics=row)
+        if t % self.trainer.checkpoint_every == 0:
+            self._save(t)
+
+    def _save(self, t: int) -> None:
+        """Write a checkpoint of round t: every rank its clients, the server the rest."""
+        folder = self.folder.checkpoints
+        started = self.channel.agree(str(start_checkpoint(folder, t)) if self.is_server else None)
+        partial_folder = Path(started[SERVER_RANK])
+        written = []
+        states = self.store.state_dict()
+        if states:
+            written.append(write_state(partial_folder, f"clients-{self.fabric.global_rank:05d}.pt", states))
+        if self.is_server:
+            server = {
+                "method": self.job.method.state_dict(),
+                "metrics": self.metrics,
+                "logger_ids": [run_id(logger) for logger in self.trainer.loggers],
+            }
+            written.append(write_state(partial_folder, "server.pt", server))
+        records = [record for said in self.channel.agree(written) for record in said]
+        if self.is_server:
+            path = finish_checkpoint(partial_folder, t, self.job.identity, records)
+            remove_old_checkpoints(folder, self.trainer.keep_checkpoints)
+            self.events.write("checkpoint", round=t, path=str(path))
+        self.saved_round = t
+        self._call("on_checkpoint", round=t, path=folder / checkpoint_name(t))

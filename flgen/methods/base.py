@@ -1,0 +1,91 @@
+"""What a method is: a few short functions, with nothing about ranks, processes, bytes or files in them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from flgen.deferred import TYPE_CHECKING
+from flgen.topology.star import Collection, Star
+
+if TYPE_CHECKING:
+    from lightning import LightningModule
+    from lightning.fabric import Fabric
+    from torch import Tensor
+
+    from flgen.data.image_data import ImageData
+    from flgen.federation.clients import Client, Federation
+    from flgen.topology.star import Uploads
+    from flgen.wire.codecs import Payload
+
+
+class Method(ABC):
+    """A federated algorithm.
+
+    The trainer calls `setup` once on every rank, then runs rounds t = 1, 2, ... Attributes it sets before
+    `setup`: `on_local_step`, to be called after each local step with (steps done, steps in all); a call may
+    end the client step early, so leave nothing half done around it.
+    """
+
+    topology: Star
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    """Values of this method's options, per preset name, for options left at None."""
+
+    on_local_step: Callable[[int, int], None]
+
+    def setup(self, federation: Federation, model: LightningModule, data: ImageData, fabric: Fabric) -> None:
+        """Take the federation, the resident module (on its device) and the data set; make the server's state."""
+        self.federation = federation
+        self.model = model
+        self.data = data
+        self.fabric = fabric
+
+    def expected_work(self, client: Client) -> float:
+        """Return a client's work per round, in any unit; ranks are balanced by it."""
+        return 1.0
+
+    def evaluate(self, t: int) -> dict[str, float]:
+        """Return metrics of the current model, by name; runs on the server."""
+        return {}
+
+    def samples(self, count: int, t: int) -> dict[str, Tensor]:
+        """Return generated images, uint8 (count, C, H, W), by the kind of model that drew them.
+
+        The first kind is the headline; a method that generates nothing returns nothing. Runs on the server.
+        """
+        return {}
+
+    def round_metrics(self, t: int) -> dict[str, float]:
+        """Return what the server learnt about round t besides evaluation (losses, drift, density)."""
+        return {}
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Return the server's state: tensors and plain values, enough to go on after a restart."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+
+
+class ServerMethod(Method):
+    """A method on a star: the server sends, the clients work and answer, the server aggregates."""
+
+    collection: Collection = "sum"
+    """What the server needs of the uploads: their sum, their sum weighted by n_k, or each of them."""
+
+    def __init__(self, topology: Star | None = None) -> None:
+        self.topology = topology or Star()
+
+    @abstractmethod
+    def download(self, t: int) -> Payload:
+        """Return what the server sends to every client of round t."""
+
+    @abstractmethod
+    def client_step(self, client: Client, download: dict[str, Tensor], t: int) -> Payload:
+        """Run one client's local work of round t and return its upload."""
+
+    @abstractmethod
+    def aggregate(self, t: int, uploads: Uploads) -> None:
+        """Update the server's state from the uploads of round t."""

@@ -1,0 +1,110 @@
+"""The process group of a topology, and what goes through it.
+
+With one process there is no group and every operation is a local no-op with the same result. Payload bytes
+go through the job's own back end (gloo, NCCL); agreements about a round go through a small gloo group, whose
+longer limit is how long a fast rank waits for a slow one's local training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Channel:
+    """Exchange of bytes and sums between the ranks of one topology.
+
+    Args:
+        rank: This process.
+        world_size: Number of processes.
+        device: Where collectives of the job's back end want their tensors.
+        timeout_s: Limit of one data exchange, seconds.
+        round_timeout_s: How long to wait for the slowest rank at the end of local training, seconds.
+    """
+
+    def __init__(
+        self, rank: int, world_size: int, device: torch.device, timeout_s: float, round_timeout_s: float
+    ) -> None:
+        self.rank = rank
+        self.world_size = world_size
+        self.device = device
+        self._data: Any = None
+        self._control: Any = None
+        if world_size > 1:
+            ranks = list(range(world_size))
+            self._data = dist.new_group(ranks, timeout=timedelta(seconds=timeout_s))
+            self._control = dist.new_group(ranks, timeout=timedelta(seconds=round_timeout_s), backend="gloo")
+
+    def agree(self, statement: Any) -> list[Any]:
+        """Every rank says something small; all ranks get the list of what was said, by rank."""
+        if self.world_size == 1:
+            return [statement]
+        statements: list[Any] = [None] * self.world_size
+        dist.all_gather_object(statements, statement, group=self._control)
+        return statements
+
+    def broadcast(self, message: Tensor | None, source: int) -> Tensor:
+        """Return the source's uint8 message (bytes,) on every rank; elsewhere `message` is None."""
+        if self.world_size == 1:
+            assert message is not None
+            return message
+        size = torch.tensor([0 if message is None else message.numel()], device=self.device)
+        dist.broadcast(size, source, group=self._data)
+        if message is None:
+            message = torch.empty(int(size), dtype=torch.uint8, device=self.device)
+        message = message.to(self.device)
+        dist.broadcast(message, source, group=self._data)
+        return message
+
+    def reduce(self, total: Tensor, destination: int) -> None:
+        """Add up a tensor of the same shape and type over all ranks, in place on the destination."""
+        if self.world_size > 1:
+            dist.reduce(total, destination, op=dist.ReduceOp.SUM, group=self._data)
+
+    def gather_messages(
+        self, messages: Mapping[int, Tensor], plan: Sequence[tuple[int, int, int]], destination: int
+    ) -> dict[int, Tensor]:
+        """Carry each message to the destination rank, one by one.
+
+        Args:
+            messages: This rank's messages, uint8 (bytes,), by key.
+            plan: (key, source rank, bytes) of every message, the same list on every rank.
+            destination: The rank that receives.
+
+        Returns:
+            All messages by key on the destination, nothing elsewhere.
+        """
+        received = {key: message for key, message in messages.items() if self.rank == destination}
+        operations = []
+        for key, source, size in plan:
+            if source == destination:
+                continue
+            if self.rank == source:
+                buffer = messages[key].to(self.device)
+                operations.append(dist.P2POp(dist.isend, buffer, destination, group=self._data))
+            elif self.rank == destination:
+                received[key] = torch.empty(size, dtype=torch.uint8, device=self.device)
+                operations.append(dist.P2POp(dist.irecv, received[key], source, group=self._data))
+        if operations:
+            for work in dist.batch_isend_irecv(operations):
+                work.wait()
+        return received
+
+    def gather_tensors(self, part: Tensor, destination: int) -> list[Tensor]:
+        """Return every rank's tensor on the destination, by rank (nothing elsewhere); shapes may differ."""
+        message = part.contiguous().view(-1).view(torch.uint8)
+        described = self.agree((tuple(part.shape), message.numel()))
+        plan = [(rank, rank, size) for rank, (_, size) in enumerate(described) if size]
+        received = self.gather_messages({self.rank: message} if message.numel() else {}, plan, destination)
+        if self.rank != destination:
+            return []
+        empty = torch.empty(0, dtype=torch.uint8, device=self.device)
+        return [
+            received.get(rank, empty).view(part.dtype).view(shape).to(part.device)
+            for rank, (shape, _) in enumerate(described)
+        ]

@@ -1,0 +1,250 @@
+"""FederatedTrainer: what a user builds and calls; it prepares a job, starts the ranks, and brings the result home."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from flgen.callbacks import Callback, RoundProgress, RunLogger, SampleGrids
+from flgen.callbacks.evaluation import Evaluation
+from flgen.deferred import TYPE_CHECKING, deferred_module
+from flgen.errors import UsageError
+from flgen.experiment.config import describe, to_yaml
+from flgen.experiment.runs import RunFolder
+
+if TYPE_CHECKING:
+    from lightning import LightningModule
+    from lightning.fabric import Fabric
+    from torch import Tensor
+
+    from flgen import fit_loop
+    from flgen.data import ImageData, Partitioner
+    from flgen.experiment import checkpoints
+    from flgen.federation import launch
+    from flgen.methods.base import ServerMethod
+else:
+    checkpoints = deferred_module("flgen.experiment.checkpoints")
+    fit_loop = deferred_module("flgen.fit_loop")
+    launch = deferred_module("flgen.federation.launch")
+
+
+class FederatedTrainer:
+    """Runs a method over many clients, on one process or many, and keeps what they make.
+
+    Args:
+        rounds: Number of communication rounds T.
+        accelerator: "auto", "cpu", "cuda" or "mps".
+        devices: Processes per node, one per device, or "auto" (all GPUs; 1 on CPU).
+        num_nodes: Number of nodes.
+        precision: Fabric's names: "32-true" or "bf16-mixed".
+        threads_per_rank: CPU threads of each process; None shares the cores. Results are the same bits for any
+            number of processes only with the same number of threads.
+        timeout_s: Limit of every exchange between processes, seconds.
+        round_timeout_s: How long a fast process waits for the slowest one's local training, seconds.
+        clients_per_round: Cohort size; None means every client, every round.
+        on_client_error: "raise" ends the job when a client fails; "skip" leaves it out of the round.
+        min_clients: With "skip", the fewest uploads that a round may end with.
+        checkpoint_every: Write a checkpoint after every so many rounds (and always at the end).
+        keep_checkpoints: Number of newest checkpoints to keep.
+        client_state_mb: Megabytes of client state kept on the device; more goes to host memory, then to files.
+        callbacks: What watches the run; None means a progress display and sample grids.
+    """
+
+    def __init__(
+        self,
+        rounds: int = 20,
+        accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto",
+        devices: int | Literal["auto"] = "auto",
+        num_nodes: int = 1,
+        precision: Literal["32-true", "bf16-mixed"] = "32-true",
+        threads_per_rank: int | None = None,
+        timeout_s: float = 120,
+        round_timeout_s: float = 3600,
+        clients_per_round: int | None = None,
+        on_client_error: Literal["raise", "skip"] = "raise",
+        min_clients: int = 1,
+        checkpoint_every: int = 1,
+        keep_checkpoints: int = 3,
+        client_state_mb: float = 4096,
+        callbacks: list[Callback] | None = None,
+    ) -> None:
+        at_least_one = {
+            "rounds": rounds,
+            "num_nodes": num_nodes,
+            "checkpoint_every": checkpoint_every,
+            "keep_checkpoints": keep_checkpoints,
+            "min_clients": min_clients,
+            "devices": 1 if devices == "auto" else devices,
+            "threads_per_rank": 1 if threads_per_rank is None else threads_per_rank,
+        }
+        for option, value in at_least_one.items():
+            if value < 1:
+                raise UsageError(f"--trainer.{option} is {value}: give 1 or more")
+        for option, seconds in {"timeout_s": timeout_s, "round_timeout_s": round_timeout_s}.items():
+            if seconds <= 0:
+                raise UsageError(f"--trainer.{option} is {seconds}: give seconds above 0")
+        self.rounds = rounds
+        self.accelerator = accelerator
+        self.devices = devices
+        self.num_nodes = num_nodes
+        self.precision = precision
+        self.threads_per_rank = threads_per_rank
+        self.timeout_s = timeout_s
+        self.round_timeout_s = round_timeout_s
+        self.clients_per_round = clients_per_round
+        self.on_client_error = on_client_error
+        self.min_clients = min_clients
+        self.checkpoint_every = checkpoint_every
+        self.keep_checkpoints = keep_checkpoints
+        self.client_state_mb = client_state_mb
+        self.callbacks: list[Callback] = [RoundProgress(), SampleGrids()] if callbacks is None else callbacks
+
+        # What callbacks look at; set during a fit.
+        self.folder = RunFolder(Path())
+        self.loggers: list[Any] = []
+        self.first_round = 1
+        self.is_global_zero = True
+
+    @property
+    def run_dir(self) -> Path:
+        """The run folder's path."""
+        return self.folder.path
+
+    def fit(
+        self,
+        method: ServerMethod,
+        model: LightningModule,
+        data: ImageData,
+        partition: Partitioner,
+        *,
+        evaluation: Evaluation | None = None,
+        loggers: Sequence[RunLogger] = (),
+        run_dir: str | Path = "runs/default",
+        seed_everything: int = 0,
+        ckpt_path: str | Path | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> fit_loop.FitResult:
+        """Run all rounds and return how it ended; `method` and `model` then hold the result.
+
+        Args:
+            method: The algorithm.
+            model: Any LightningModule the method can train.
+            data: The data set.
+            partition: How it is divided among clients.
+            evaluation: When and how to evaluate; None means the defaults.
+            loggers: Loggers besides metrics.csv.
+            run_dir: The run folder; it must be new unless `ckpt_path` continues it.
+            seed_everything: Seed of every random stream.
+            ckpt_path: Checkpoint to continue from: a folder, or "last" for the newest good one of `run_dir`.
+            config: The resolved configuration, for config.yaml and the loggers; None describes the arguments.
+
+        Raises:
+            UsageError: Impossible request.
+            FlgenError: The run failed, or could not start.
+        """
+        self.folder = RunFolder(Path(run_dir))
+        resume = None if ckpt_path is None else checkpoints.find_checkpoint(ckpt_path, self.folder.path)
+        fabric = self._build_fabric(self.devices, self.num_nodes)
+        self.is_global_zero = fabric.is_global_zero
+        continues = resume is not None and resume.path.resolve().is_relative_to(self.folder.path.resolve())
+        if self.is_global_zero and not continues:
+            self.folder.check_new()
+
+        job = self._prepare(method, model, data, partition, seed_everything, fabric.world_size)
+        job.loggers = loggers
+        job.config = config if config is not None else self._describe(job, partition, seed_everything, run_dir)
+        job.evaluation = evaluation if evaluation is not None else Evaluation()
+        job.evaluation.prepare(data)
+        if resume is not None:
+            job.resume_from(resume)
+        if self.is_global_zero:
+            self.folder.create()
+            self.folder.write_config(to_yaml(job.config), before_round=job.first_round)
+
+        result = launch.launch(fabric, lambda stop: fit_loop.FitLoop(self, fabric, job, stop).run())
+        if fabric.world_size > 1 and fabric.is_global_zero and result.round:
+            # Forked ranks took the trained state with them; bring it back for who goes on in Python.
+            self._restore(job, checkpoints.find_checkpoint(self.folder.checkpoints / "last"))
+        return result
+
+    def evaluate(
+        self,
+        method: ServerMethod,
+        model: LightningModule,
+        data: ImageData,
+        partition: Partitioner,
+        *,
+        ckpt_path: str | Path,
+        evaluation: Evaluation | None = None,
+        seed_everything: int = 0,
+    ) -> dict[str, float]:
+        """Return the metrics of a checkpoint, measured on this one process; arguments as for `fit`."""
+        checkpoint = checkpoints.find_checkpoint(ckpt_path)
+        job = self._prepare(method, model, data, partition, seed_everything, world_size=1)
+        job.evaluation = evaluation if evaluation is not None else Evaluation()
+        job.evaluation.prepare(data)
+        fabric = self._restore(job, checkpoint)
+        return fit_loop.measure(job, fabric, checkpoint.round)[0]
+
+    def samples(
+        self,
+        method: ServerMethod,
+        model: LightningModule,
+        data: ImageData,
+        partition: Partitioner,
+        *,
+        ckpt_path: str | Path,
+        count: int,
+        seed_everything: int = 0,
+    ) -> dict[str, Tensor]:
+        """Return images that a checkpoint draws, uint8 (count, C, H, W), by kind of model; arguments as for `fit`."""
+        checkpoint = checkpoints.find_checkpoint(ckpt_path)
+        job = self._prepare(method, model, data, partition, seed_everything, world_size=1)
+        self._restore(job, checkpoint)
+        return method.samples(count, checkpoint.round)
+
+    def _build_fabric(self, devices: int | str, num_nodes: int) -> Fabric:
+        return launch.build_fabric(
+            accelerator=self.accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            precision=self.precision,
+            timeout_s=self.timeout_s,
+            callbacks=self.callbacks,
+        )
+
+    def _prepare(
+        self,
+        method: ServerMethod,
+        model: LightningModule,
+        data: ImageData,
+        partition: Partitioner,
+        seed: int,
+        world_size: int,
+    ) -> fit_loop.Job:
+        data.prepare_data()
+        data.setup()
+        return fit_loop.prepare_job(method, model, data, partition, seed, world_size, self.clients_per_round)
+
+    def _restore(self, job: fit_loop.Job, checkpoint: checkpoints.Checkpoint) -> Fabric:
+        """Put a checkpoint's server state into the method, on one device of this process."""
+        fabric = self._build_fabric(1, 1)
+        job.resume_from(checkpoint)
+        job.set_up_method(fabric)
+        job.method.load_state_dict(checkpoint.server_state()["method"])
+        return fabric
+
+    def _describe(self, job: fit_loop.Job, partition: Partitioner, seed: int, run_dir: str | Path) -> dict[str, Any]:
+        """Return the configuration that a fit from Python stands for, as the command line would have it."""
+        return {
+            "seed_everything": seed,
+            "run_dir": str(run_dir),
+            "trainer": describe(self)["init_args"],
+            "model": describe(job.model),
+            "method": describe(job.method),
+            "data": describe(job.data),
+            "partition": describe(partition),
+            "evaluation": describe(job.evaluation)["init_args"],
+            "loggers": describe(job.loggers),
+        }

@@ -1,0 +1,90 @@
+"""Sums that do not depend on the order of addition, and so not on the number of ranks (design, section 5).
+
+Bits are counted and integers stay integers. Floats are added as int64 fixed point: each element is rounded
+once to a multiple of 2^-fraction_bits (an error of at most 2^-(fraction_bits + 1) per upload), everything
+after that is exact. `fast` adds float32 in whatever order it comes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from flgen.errors import FlgenError
+
+Reduction = Literal["exact", "fast"]
+
+
+@dataclass(frozen=True)
+class Summand:
+    """What a rank without uploads must know to take part in a sum: one entry's shape and element type."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass
+class RunningSum:
+    """Weighted sums of uploads, one per entry name, in a form that ranks can add up exactly.
+
+    Args:
+        weight_limit: Upper bound of the sum of all weights over all ranks; it sizes the type that counts bits
+            and the overflow check.
+        reduction: "exact" (integers and fixed point) or "fast" (float32).
+        fraction_bits: Binary places of the fixed point.
+    """
+
+    weight_limit: int
+    reduction: Reduction = "exact"
+    fraction_bits: int = 32
+    summands: dict[str, Summand] = field(default_factory=dict)
+    totals: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, upload: dict[str, Tensor], weight: int) -> None:
+        """Add `weight` times one decoded upload.
+
+        Raises:
+            FlgenError: The fixed-point sum could overflow.
+        """
+        for name, tensor in upload.items():
+            self.expect(name, Summand(tuple(tensor.shape), tensor.dtype), tensor.device)
+            total = self.totals[name]
+            if tensor.is_floating_point() and self.reduction == "exact":
+                self._check_range(name, tensor)
+                tensor = tensor.double().mul_(2.0**self.fraction_bits).round_()
+            total.add_(tensor.to(total.dtype), alpha=weight)
+
+    def expect(self, name: str, summand: Summand, device: torch.device) -> None:
+        """Make room for an entry, so that a rank that hosts nobody of the cohort adds zeros."""
+        if name not in self.totals:
+            self.summands[name] = summand
+            self.totals[name] = torch.zeros(summand.shape, dtype=self._total_dtype(summand.dtype), device=device)
+
+    def values(self) -> dict[str, Tensor]:
+        """Return the sums: integers for bits and integers, float64 for floats."""
+        return {name: self._value(name, total) for name, total in self.totals.items()}
+
+    def _value(self, name: str, total: Tensor) -> Tensor:
+        if self.summands[name].dtype.is_floating_point:
+            exact = self.reduction == "exact"
+            return total.double().mul_(2.0**-self.fraction_bits) if exact else total.double()
+        return total
+
+    def _total_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        if dtype.is_floating_point:
+            return torch.int64 if self.reduction == "exact" else torch.float32
+        if dtype == torch.bool:
+            return torch.uint8 if self.weight_limit < 256 else torch.int32
+        return torch.int64
+
+    def _check_range(self, name: str, tensor: Tensor) -> None:
+        largest = float(tensor.abs().max()) if tensor.numel() else 0.0
+        if not largest * self.weight_limit * 2.0**self.fraction_bits < 2.0**62:
+            raise FlgenError(
+                f"the exact sum of {name!r} would overflow: an element of size {largest:.3g} with "
+                f"{self.fraction_bits} fraction bits and total weight {self.weight_limit}; lower "
+                "--method.topology.fraction_bits or set --method.topology.reduction fast"
+            )
