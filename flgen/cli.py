@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def fit(arguments: list[str]) -> int:
     """Train a method over many clients."""
     configuration = _parse("fit", arguments)
-    options, built = configuration.values, configuration.build()
+    options, built = configuration.values, _build(configuration)
     result = built.trainer.fit(
         *_what(built),
         evaluation=built.evaluation,
@@ -87,7 +87,7 @@ def fit(arguments: list[str]) -> int:
 def evaluate(arguments: list[str]) -> int:
     """Measure a checkpoint on this one process."""
     configuration = _parse("evaluate", _with_run_config(arguments))
-    options, built = configuration.values, configuration.build()
+    options, built = configuration.values, _build(configuration)
     metrics = built.trainer.evaluate(
         *_what(built),
         evaluation=built.evaluation,
@@ -108,7 +108,7 @@ def sample(arguments: list[str]) -> int:
     if options.num < 1:
         raise UsageError(f"--num is {options.num}: give 1 or more")
     output = _writable(options.output)
-    built = configuration.build()
+    built = _build(configuration)
     drawn = built.trainer.samples(
         *_what(built), ckpt_path=options.ckpt_path, count=options.num, seed_everything=options.seed_everything
     )
@@ -131,7 +131,7 @@ def partition(arguments: list[str]) -> int:
     if options.output is None and options.plot is None:
         raise UsageError("say what to make: --output DIR for shards, --plot FILE.png for a chart, or both")
     chart = None if options.plot is None else _writable(options.plot)
-    built = configuration.build()
+    built = _build(configuration)
     from flgen.federation.streams import RandomStreams
 
     data, seed = built.data, options.seed_everything
@@ -161,14 +161,12 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 
 
 def _set_up_logging() -> None:
-    """Show flgen's own messages, one line each; Lightning's talk about processes only if something is wrong."""
+    """Show flgen's own messages, one line each."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("flgen: %(message)s"))
     log = logging.getLogger("flgen")
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
-    for name in ("lightning.fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
@@ -234,6 +232,14 @@ _EXTRA_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
 }
+
+
+def _build(configuration: Configuration) -> Namespace:
+    """Return the objects of a configuration; a module's initial weights are those of the run's seed."""
+    from lightning.fabric import seed_everything
+
+    seed_everything(configuration.values.seed_everything, verbose=False)
+    return configuration.build()
 
 
 def _what(built: Namespace) -> tuple[Any, ...]:

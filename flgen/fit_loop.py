@@ -251,7 +251,7 @@ class FitLoop:
             self.ledger_table.truncate_after(job.first_round - 1)
             name = self.folder.path.name
             trainer.loggers = [
-                logger.open(self.folder.path, dict(job.config), name, resume_id)
+                logger.open(self.folder.path, dict(job.config), name, resume_id, job.first_round)
                 for logger, resume_id in zip(job.loggers, logger_ids, strict=False)
             ]
             self.events.write(

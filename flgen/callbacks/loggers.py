@@ -198,13 +198,17 @@ def _require_wandb_key() -> None:
 
 
 def _wandb_logger_class() -> Any:
-    """Lightning's logger with the round in place of `trainer/global_step`."""
+    """Lightning's logger with the round in place of `trainer/global_step`, and as W&B's own step.
+
+    One round is one row then, media sliders count rounds, and the files of an offline run and of its continuation
+    fit together. Of a round that is repeated after a resume, W&B keeps what it has.
+    """
     from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
     from lightning.pytorch.utilities import rank_zero_only
 
     class RoundWandbLogger(LightningWandbLogger):
         @rank_zero_only
         def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-            self.experiment.log(dict(metrics) if step is None else {**metrics, "round": step})
+            self.experiment.log(dict(metrics) if step is None else {**metrics, "round": step}, step=step)
 
     return RoundWandbLogger

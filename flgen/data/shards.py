@@ -95,6 +95,8 @@ class StoredSample:
             with Image.open(io.BytesIO(self.png), formats=("PNG",)) as image:
                 if (image.width, image.height, image.mode) != (width, height, "L" if channels == 1 else "RGB"):
                     raise ValueError(f"{image.mode} {image.width}x{image.height} is not the size of the index")
+                image.verify()  # the checksums, which decoding skips
+            with Image.open(io.BytesIO(self.png), formats=("PNG",)) as image:
                 pixels = np.array(image).reshape(height, width, channels)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise damaged(self.shard, error) from error

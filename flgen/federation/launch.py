@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -57,6 +58,8 @@ def build_fabric(
     Raises:
         UsageError: Fabric refuses the combination.
     """
+    # Lightning announces every process at the level that its import sets; what goes wrong is still shown.
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     single = str(devices) == "1" and num_nodes == 1
     on_gpu = accelerator in ("cuda", "gpu") or (accelerator == "auto" and torch.cuda.is_available())
     if accelerator == "auto" and not on_gpu:

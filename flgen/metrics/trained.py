@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import re
 import time
@@ -91,7 +92,7 @@ class TrainedExtractor(nn.Module):
         if generator is not None:
             for module in self.modules():
                 if isinstance(module, nn.Conv2d | nn.Linear):
-                    nn.init.kaiming_uniform_(module.weight, nonlinearity="relu", generator=generator)
+                    nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=generator)
                     if module.bias is not None:
                         nn.init.zeros_(module.bias)
 

@@ -17,7 +17,7 @@ else:
 
 
 class ResnetGenerator(LightningModule):
-    """PRISM's residual generator: frozen signed weights, of which a learnt mask keeps some (prism.md, section 2).
+    """PRISM's residual generator: frozen signed weights, of which a learnt mask keeps some (PRISM, section 2).
 
     It is built with frozen weights of seed 0 and scores of seed 0; `reset_weights` and `reset_scores` draw others.
     Before the first forward choose its masks with `flgen.masks.network` (`sample_masks`, `fix_masks`, ...).

@@ -38,10 +38,14 @@ def squared_mmd(fake: Tensor, real: Tensor, bandwidths: Tensor, unbiased: bool =
     Returns:
         A scalar.
     """
-    within_fake = _mean_pair(gaussian_mixture(squared_distances(fake, fake), bandwidths), unbiased)
-    within_real = _mean_pair(gaussian_mixture(squared_distances(real, real), bandwidths), unbiased and len(real) > 1)
-    across = gaussian_mixture(squared_distances(fake, real), bandwidths).mean()
-    return within_fake + within_real - 2 * across
+    with torch.autocast(fake.device.type, enabled=False):  # distances by products of half precision would be noise
+        fake, real = fake.float(), real.float()
+        within_fake = _mean_pair(gaussian_mixture(squared_distances(fake, fake), bandwidths), unbiased)
+        within_real = _mean_pair(
+            gaussian_mixture(squared_distances(real, real), bandwidths), unbiased and len(real) > 1
+        )
+        across = gaussian_mixture(squared_distances(fake, real), bandwidths).mean()
+        return within_fake + within_real - 2 * across
 
 
 def _mean_pair(kernel: Tensor, unbiased: bool) -> Tensor:

@@ -118,7 +118,7 @@ class KernelMMD(Loss):
 
 @dataclass(frozen=True)
 class VggPreset:
-    """The settings of `VggMoments` that a preset decides (prism.md, sections 3 and 11)."""
+    """The settings of `VggMoments` that a preset decides (PRISM, sections 3 and 11)."""
 
     mode: Literal["eval", "train"]
     real_range: Literal["imagenet", "symmetric"]
@@ -136,7 +136,7 @@ PRESETS = {
 
 
 class VggMoments(Loss):
-    """Matches mean and variance of VGG19-BN features to those of the client's images (prism.md, section 3).
+    """Matches mean and variance of VGG19-BN features to those of the client's images (PRISM, section 3).
 
     The client's images are read once; afterwards only their moments are used. Settings left at null are those of the
     method's preset.

@@ -17,11 +17,13 @@ class _FeatureMoments(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *features: Tensor) -> Tensor:
-        moments = features[0].new_empty(2, sum(feature[0].numel() for feature in features))
+        # Half-precision features (autocast) have float32 moments.
+        dtype = torch.promote_types(features[0].dtype, torch.float32)
+        moments = features[0].new_empty(2, sum(feature[0].numel() for feature in features), dtype=dtype)
         start = 0
         for feature in features:
             place = slice(start, start := start + feature[0].numel())
-            mean = feature.mean(0)
+            mean = feature.mean(0, dtype=dtype)
             # Two passes take a sixth of the time of torch.var over the batch dimension on the CPU.
             variance = (feature - mean).square_().sum(0).div_(len(feature) - 1)
             moments[0, place], moments[1, place] = mean.flatten(), variance.flatten()

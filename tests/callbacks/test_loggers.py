@@ -4,7 +4,6 @@ import struct
 import subprocess
 import sys
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,13 +127,9 @@ def wandb_files(folder):
     return [WandbFile(path) for path in sorted(folder.glob("wandb/offline-run-*/run-*.wandb"), key=os.path.getmtime)]
 
 
-def metric_rows(file):
-    return [row for row in file.history if "train/loss" in row]
-
-
 def test_offline_wandb_keeps_every_row_of_a_forked_process(wandb_runs):
     file, _ = wandb_files(wandb_runs / "forked")
-    rows = metric_rows(file)
+    rows = file.history
     assert [row["round"] for row in rows] == list(range(1, 201))
     assert [row["train/loss"] for row in rows] == [1.0 / round for round in range(1, 201)]
     assert rows[-1]["comm/up_bytes"] == 820_000
@@ -149,13 +144,13 @@ def test_offline_wandb_keeps_the_configuration_and_what_the_run_is_called(wandb_
     assert (run.project, run.display_name, list(run.tags)) == ("digits", "first", ["small"])
 
 
-def test_offline_wandb_keeps_the_image_under_its_round(wandb_runs):
+def test_offline_wandb_keeps_the_image_in_the_row_of_its_round(wandb_runs):
     file, _ = wandb_files(wandb_runs / "forked")
-    (row,) = [row for row in file.history if "samples" in row]
-    assert row["round"] == 200
-    (name,) = row["samples"]["filenames"]
-    (run_folder,) = [path.parent for path in wandb_runs.glob(f"forked/wandb/*/files/{name}")]
-    with Image.open(run_folder / Path(name).name) as picture:
+    (row,) = [row for row in file.history if "samples.filenames" in row]
+    assert (row["round"], row["train/loss"]) == (200, 1 / 200)
+    (name,) = row["samples.filenames"]
+    (path,) = (wandb_runs / "forked").glob(f"wandb/*/files/{name}")
+    with Image.open(path) as picture:
         assert np.array_equal(np.asarray(picture), np.full((6, 9), 77))
 
 
@@ -171,13 +166,14 @@ def test_a_resumed_run_continues_under_its_id_and_reports_its_failure(wandb_runs
     identifier = json.loads((wandb_runs / "forked" / "id-1").read_text())
     assert json.loads((wandb_runs / "forked" / "id-201").read_text()) == identifier
     assert {file.of_kind("run")[0].run_id for file in (before, after)} == {identifier}
-    assert [row["round"] for row in metric_rows(after)] == [201, 202, 203]
+    assert [row["round"] for row in after.history] == [201, 202, 203]
+    assert [row["_step"] for row in before.history + after.history] == list(range(1, 204))
     assert after.exit_codes == [1]
 
 
 def test_wandb_mode_offline_in_the_environment_is_enough(wandb_runs):
     (file,) = wandb_files(wandb_runs / "direct")
-    assert [row["round"] for row in metric_rows(file)] == [1, 2]
+    assert [row["round"] for row in file.history] == [1, 2]
     assert file.exit_codes == [0]
 
 

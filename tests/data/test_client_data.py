@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from conftest import random_images
+from small_data import random_images
 
 from flgen.data.client_data import StreamedClientData, TensorClientData
 from flgen.data.image_set import ImageSet

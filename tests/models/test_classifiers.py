@@ -45,7 +45,7 @@ def test_its_own_steps_and_optimiser_learn(logged):
     optimiser = model.configure_optimizers()
     model.test_step((images, labels), 0)
     before = {name: value.item() for name, value in logged.items()}
-    for _ in range(20):
+    for _ in range(60):
         optimiser.zero_grad()
         loss = model.training_step((images, labels), 0)
         loss.backward()

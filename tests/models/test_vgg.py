@@ -124,7 +124,7 @@ def one_line(error: pytest.ExceptionInfo[FlgenError]) -> str:
 
 
 def test_a_missing_file_is_one_clear_line(tmp_path):
-    with pytest.raises(FlgenError, match="no VGG19-BN weights at .*nowhere.pth") as error:
+    with pytest.raises(FlgenError, match=r"no VGG19-BN weights at .*nowhere\.pth") as error:
         vgg.load_features(str(tmp_path / "nowhere.pth"), "eval")
     one_line(error)
 
@@ -156,6 +156,6 @@ def test_without_network_the_line_names_the_file_to_fetch(monkeypatch):
         raise URLError("Name or service not known")
 
     monkeypatch.setattr(torchvision.models.VGG19_BN_Weights, "get_state_dict", unreachable)
-    with pytest.raises(FlgenError, match="https://download.pytorch.org/models/vgg19_bn-c79401a0.pth") as error:
+    with pytest.raises(FlgenError, match="Name or service not known") as error:
         vgg.load_features("imagenet", "eval")
-    assert "Name or service not known" in one_line(error)
+    assert "https://download.pytorch.org/models/vgg19_bn-c79401a0.pth" in one_line(error)

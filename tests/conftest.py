@@ -1,0 +1,108 @@
+"""What every test may use: a quiet machine, a small PRISM run, and the real command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["WANDB_MODE"] = "offline"
+os.environ["WANDB_SILENT"] = "true"
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Trained extractors are kept for the session, never in the home folder."""
+    os.environ["FLGEN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def fit_small() -> Callable[..., Any]:
+    """Return a function that runs a small PRISM or FedAvg fit on digits and returns its result.
+
+    Five clients, two local steps, no extractor: a second of work.
+    """
+    import torch
+
+    from flgen import FederatedTrainer
+    from flgen.callbacks import Evaluation
+    from flgen.data import Digits, Shards
+    from flgen.methods import FedAvg, Prism
+    from flgen.models import KernelMMD, ResnetGenerator, SmallCNN
+    from flgen.topology.star import Star
+
+    def fit(
+        run_dir: Path,
+        *,
+        method: str = "Prism",
+        rounds: int = 2,
+        transport: str = "reduce",
+        method_options: dict[str, Any] | None = None,
+        partition: Any = None,
+        every: int = 100,
+        evaluation: Any = None,
+        seed: int = 7,
+        ckpt_path: str | None = None,
+        data: Any = None,
+        **trainer_options: Any,
+    ) -> Any:
+        star = Star(transport=transport)  # type: ignore[arg-type]
+        options = method_options or {}
+        algorithm: Any
+        model: Any
+        torch.manual_seed(seed)  # a module's initial weights are PyTorch's, as on the command line
+        if method == "Prism":
+            algorithm = Prism(
+                **{"local_steps": 2, "batch_size": 8, "recalibration_batches": 2, **options}, topology=star
+            )
+            model = ResnetGenerator(image_size=8, latent=8, width=8, loss=KernelMMD(real_batch=8))
+        else:
+            algorithm = FedAvg(**{"batch_size": 32, **options}, topology=star)
+            model = SmallCNN(image_size=8, width=4)
+        trainer = FederatedTrainer(
+            **{
+                "rounds": rounds,
+                "accelerator": "cpu",
+                "devices": 1,
+                "threads_per_rank": 1,
+                "callbacks": [],
+                **trainer_options,
+            }
+        )
+        return trainer.fit(
+            algorithm,
+            model,
+            data or Digits(),
+            partition or Shards(clients=5, shards_per_client=4),
+            evaluation=evaluation or Evaluation(every=every, images=16, extractors=[]),
+            run_dir=run_dir,
+            seed_everything=seed,
+            ckpt_path=ckpt_path,
+        )
+
+    return fit
+
+
+@pytest.fixture
+def flgen(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return a function that runs the real command line in an empty folder."""
+
+    def run(*arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "flgen.cli", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run

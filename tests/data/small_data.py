@@ -1,0 +1,65 @@
+"""Small image sets and data folders that the data tests build for themselves."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from flgen.data import ImageData
+from flgen.data.image_data import ImageLayout
+from flgen.data.image_set import ImageSet
+
+
+def random_images(count: int, channels: int = 1, side: int = 6, classes: int = 3, seed: int = 0) -> ImageSet:
+    """Random pixels and labels, and an attribute `even` that is 1 for every second image."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, channels, side, side), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, classes, (count,), generator=generator)
+    return ImageSet(images, labels, {"even": (torch.arange(count) % 2 == 0).to(torch.int64)})
+
+
+class RandomImages(ImageData):
+    """A data set of random pixels: three classes, `count` training and 12 test images of 6x6 pixels."""
+
+    def __init__(self, count: int = 90, channels: int = 1) -> None:
+        super().__init__()
+        self._count = count
+        self._channels = channels
+
+    def layout(self) -> ImageLayout:
+        return ImageLayout("random", ("a", "b", "c"), channels=self._channels, image_size=6)
+
+    def load(self) -> tuple[ImageSet, ImageSet]:
+        return random_images(self._count, self._channels), random_images(12, self._channels, seed=1)
+
+
+def write_idx(path: Path, values: np.ndarray, compress: bool = False) -> None:
+    """Write an IDX file of bytes; `compress` adds `.gz`."""
+    content = bytes([0, 0, 8, values.ndim]) + b"".join(size.to_bytes(4, "big") for size in values.shape)
+    content += values.astype(np.uint8).tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_name(path.name + ".gz" * compress).write_bytes(gzip.compress(content) if compress else content)
+
+
+def write_mnist_split(folder: Path, split: str, count: int, compress: bool = False) -> np.ndarray:
+    """Write the images and labels of `train` or `t10k`; return the images, (count, 28, 28). Labels are 0..9 in turn."""
+    images = np.random.default_rng([count, len(split)]).integers(0, 256, (count, 28, 28))
+    write_idx(folder / f"{split}-images-idx3-ubyte", images, compress)
+    write_idx(folder / f"{split}-labels-idx1-ubyte", np.arange(count) % 10, compress)
+    return images.astype(np.uint8)
+
+
+def write_image(path: Path, pixels: np.ndarray, **options: object) -> None:
+    """Write an image file, its folder with it; pixels are (H, W) or (H, W, 3), uint8."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+
+
+def plain(colour: int | tuple[int, int, int], height: int = 8, width: int = 8) -> np.ndarray:
+    """An image of one colour."""
+    channels = () if isinstance(colour, int) else (3,)
+    return np.full((height, width, *channels), colour, dtype=np.uint8)

@@ -1,0 +1,167 @@
+"""What every data set offers: layout, set-up, splitting, loaders for an ordinary Trainer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from small_data import RandomImages
+
+from flgen.data import IID, ByAttribute, Digits, ImageData, Shards
+from flgen.errors import FlgenError, UsageError
+
+
+def test_the_data_sets_are_lightning_data_modules():
+    assert isinstance(Digits(), lightning.LightningDataModule)
+    assert isinstance(Digits(), ImageData)
+
+
+def test_importing_the_data_package_does_not_import_torch():
+    heavy = ("torch", "torchvision", "lightning", "sklearn", "webdataset")
+    check = f"import sys, flgen.data; sys.exit(any(name in sys.modules for name in {heavy}))"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+def test_data_before_setup_are_an_error_that_says_so():
+    with pytest.raises(FlgenError, match="RandomImages holds no data yet; call its setup"):
+        _ = RandomImages().train
+
+
+def test_setup_reads_once():
+    data = RandomImages()
+    data.setup()
+    train = data.train
+    data.setup("fit")
+    assert data.train is train
+
+
+def test_layout_is_known_before_setup():
+    data = RandomImages(channels=3)
+    assert (data.name, data.classes, data.class_names) == ("random", 3, ("a", "b", "c"))
+    assert (data.channels, data.image_size) == (3, 6)
+    assert data.layout().shape == (3, 6, 6)
+
+
+def test_clients_are_split_and_tabulated(random_data):
+    partition = random_data.split_clients(Shards(3, 2), np.random.default_rng(0))
+    table = random_data.label_table(partition)
+    assert table.shape == (3, 3)
+    assert table.sum() == 90
+    assert [int(total) for total in table.sum(axis=1)] == [len(rows) for rows in partition]
+
+
+def test_clients_can_be_split_by_an_attribute(random_data):
+    partition = random_data.split_clients(ByAttribute(2, "even"), np.random.default_rng(0))
+    assert partition[0].tolist() == list(range(0, 90, 2))
+    assert partition[1].tolist() == list(range(1, 90, 2))
+
+
+def test_client_data_are_the_rows_of_the_partition(random_data):
+    partition = random_data.split_clients(IID(4), np.random.default_rng(0))
+    client = random_data.client_data(2, partition[2], "cpu")
+    (images, _), *_ = client.in_order(100)
+    assert torch.equal(images, random_data.train.images[torch.from_numpy(partition[2])])
+    assert client.label_counts.tolist() == random_data.label_table(partition)[2].tolist()
+
+
+def test_loaders_give_float_images_in_the_unit_range(random_data):
+    random_data.batch_size = 40
+    batches = list(random_data.train_dataloader())
+    assert [len(labels) for _, labels in batches] == [40, 40, 10]
+    images, labels = batches[0]
+    assert images.dtype == torch.float32
+    assert labels.dtype == torch.int64
+    assert -1.0 <= images.min() < -0.9
+    assert 0.9 < images.max() <= 1.0
+
+
+def test_the_training_loader_shuffles_anew_in_each_pass_and_alike_in_each_run(random_data):
+    def two_passes() -> list[list[int]]:
+        loader = random_data.train_dataloader()
+        return [[int(label) for _, labels in loader for label in labels] for _ in range(2)]
+
+    torch.manual_seed(1)
+    first = two_passes()
+    torch.manual_seed(2)  # the global generator plays no part
+    assert two_passes() == first
+    assert first[0] != first[1]
+    assert sorted(first[0]) == sorted(random_data.train.labels.tolist())
+
+
+def test_the_test_loader_keeps_the_order(random_data):
+    labels = torch.cat([labels for _, labels in random_data.test_dataloader()])
+    assert torch.equal(labels, random_data.test.labels)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_ordinary_trainer_trains_on_it(random_data, tmp_path):
+    class Logistic(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(36, 3)
+            self.seen = 0
+
+        def training_step(self, batch, batch_index):
+            images, labels = batch
+            self.seen += len(labels)
+            return torch.nn.functional.cross_entropy(self.linear(images.flatten(1)), labels)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    model = Logistic()
+    trainer = lightning.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(model, datamodule=random_data)
+    assert model.seen == 180
+
+
+def test_digits_are_the_1797_of_scikit_learn_with_the_same_share_of_each_held_out():
+    digits = Digits()
+    digits.setup()
+    assert (len(digits.train), len(digits.test)) == (1438, 359)
+    assert digits.train.images.shape == (1438, 1, 8, 8)
+    assert digits.train.images.max() == 255
+    held_out = torch.bincount(digits.test.labels)
+    assert held_out.min() >= 35
+    assert held_out.max() <= 37
+    again = Digits()
+    again.setup()
+    assert torch.equal(again.test.images, digits.test.images)
+
+
+def test_digits_scale_their_sixteen_grey_levels_to_bytes():
+    digits = Digits()
+    digits.setup()
+    assert digits.train.images.unique().tolist() == [round(level * 255 / 16) for level in range(17)]
+
+
+def test_digits_come_in_other_sizes():
+    digits = Digits(image_size=16, test_fraction=0.5)
+    digits.setup()
+    assert digits.test.images.shape[1:] == (1, 16, 16)
+    assert abs(len(digits.test) - len(digits.train)) < 10
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"image_size": 2}, "--data.image_size` is 2"),
+        ({"test_fraction": 0.0}, "--data.test_fraction` is 0.0"),
+        ({"test_fraction": 1.0}, "--data.test_fraction` is 1.0"),
+    ],
+)
+def test_options_out_of_range_are_refused_by_name(options, says):
+    with pytest.raises(UsageError, match=says):
+        Digits(**options)

@@ -1,0 +1,204 @@
+"""The laws of a federated run (design, section 9). A new method gets them by adding its name to METHODS."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flgen.experiment.checkpoints import find_checkpoint
+
+METHODS = ["Prism", "FedAvg"]
+
+
+def server_state(run_dir: Path) -> dict[str, Any]:
+    return find_checkpoint(run_dir / "checkpoints" / "last").server_state()["method"]
+
+
+def client_states(run_dir: Path) -> dict[int, dict[str, torch.Tensor]]:
+    return find_checkpoint(run_dir / "checkpoints" / "last").client_states()
+
+
+def table(path: Path, leave_out: tuple[str, ...] = ("time/", "comm/wire", "wire_bytes")) -> list[dict[str, str]]:
+    with path.open() as file:
+        return [
+            {name: cell for name, cell in row.items() if not name.startswith(leave_out)} for row in csv.DictReader(file)
+        ]
+
+
+def assert_same(a: Any, b: Any) -> None:
+    """Equal in every bit."""
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    else:
+        assert a == b
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    assert_same(server_state(a), server_state(b))
+    assert_same(client_states(a), client_states(b))
+    assert table(a / "metrics.csv") == table(b / "metrics.csv")
+    assert table(a / "ledger.csv") == table(b / "ledger.csv")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_law_1_ranks_and_transports_do_not_change_a_bit(method: str, fit_small: Any, tmp_path: Path) -> None:
+    fit_small(tmp_path / "one", method=method)
+    for ranks, transport in ((1, "messages"), (2, "reduce"), (4, "messages"), (4, "reduce")):
+        other = tmp_path / f"{ranks}-{transport}"
+        fit_small(other, method=method, devices=ranks, transport=transport)
+        assert_same_run(tmp_path / "one", other)
+
+
+def test_law_1_holds_for_fidelity_and_for_cohorts(fit_small: Any, tmp_path: Path) -> None:
+    from flgen import Evaluation
+
+    for ranks in (1, 2):
+        evaluation = Evaluation(every=1, images=48, batch_size=7)
+        fit_small(tmp_path / str(ranks), devices=ranks, evaluation=evaluation, clients_per_round=2)
+    assert_same_run(tmp_path / "1", tmp_path / "2")
+    row = table(tmp_path / "2" / "metrics.csv")[-1]
+    assert float(row["fid/digits"]) > 0
+    assert {"test/stochastic/fid/digits", "test/sampled_once/kid/digits", "test/threshold/prdc/coverage/digits"} <= set(
+        row
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_law_2_stop_and_resume_equals_no_stop(method: str, fit_small: Any, tmp_path: Path) -> None:
+    fit_small(tmp_path / "whole", method=method, rounds=3, every=1)
+    fit_small(tmp_path / "parts", method=method, rounds=2, every=1, devices=2)
+    fit_small(tmp_path / "parts", method=method, rounds=3, every=1, ckpt_path="last")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_law_2_rows_written_after_the_checkpoint_are_written_again_not_twice(
+    method: str, fit_small: Any, tmp_path: Path
+) -> None:
+    fit_small(tmp_path / "whole", method=method, rounds=3, every=1)
+    fit_small(tmp_path / "parts", method=method, rounds=3, every=1)
+    # As if the job had been killed in round 3: its rows are there, its checkpoint is not.
+    newest = find_checkpoint(tmp_path / "parts" / "checkpoints" / "last")
+    (newest.path / "server.pt").write_bytes(b"torn")
+    fit_small(tmp_path / "parts", method=method, rounds=3, every=1, ckpt_path="last")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_law_3_a_prism_upload_is_its_bits_and_at_most_64_bytes(fit_small: Any, tmp_path: Path) -> None:
+    fit_small(tmp_path / "run", devices=2)
+    d = server_state(tmp_path / "run")["scores"].numel()
+    rows = {row["phase"]: row for row in table(tmp_path / "run" / "ledger.csv", leave_out=()) if row["round"] == "1"}
+    upload, download = rows["upload"], rows["download"]
+    assert int(upload["messages"]) == int(download["messages"]) == 5
+    packed = (d + 7) // 8
+    assert 5 * packed <= int(upload["bytes"]) <= 5 * (packed + 64)
+    assert 5 * 4 * d <= int(download["bytes"]) <= 5 * (4 * d + 64)
+    # One other rank: one copy of the download went there, one byte per weight of its sum came back.
+    assert int(download["wire_bytes"]) == int(download["bytes"]) // 5
+    assert int(upload["wire_bytes"]) == d
+
+
+def test_law_4_fedavg_with_one_client_is_plain_training(fit_small: Any, tmp_path: Path) -> None:
+    from flgen import IID, Digits, SmallCNN
+    from flgen.data.image_set import to_unit_range
+    from flgen.federation.flat_parameters import flatten_model
+    from flgen.federation.streams import RandomStreams
+
+    fit_small(tmp_path / "run", method="FedAvg", partition=IID(clients=1), rounds=3)
+
+    torch.set_num_threads(1)
+    data, streams = Digits(), RandomStreams(7)
+    data.setup()
+    rows = torch.from_numpy(data.split_clients(IID(clients=1), streams.numpy("partition"))[0])
+    torch.manual_seed(7)  # as fit_small before it builds its model
+    model = SmallCNN(image_size=8, width=4)
+    for t in range(1, 4):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        order = torch.randperm(len(rows), generator=streams.torch("batches", round=t, client=0))
+        for picked in order.split(32):
+            x, y = to_unit_range(data.train.images[rows[picked]]), data.train.labels[rows[picked]]
+            loss = torch.nn.functional.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert torch.equal(server_state(tmp_path / "run")["weights"], flatten_model(model))
+
+
+def one_process_rounds(job: Any, rounds: int = 2) -> dict[int, dict[str, float]]:
+    """Run rounds of a job without a trainer; return the last round's metrics by client key."""
+    from flgen.federation.interruption import StopRequest
+    from flgen.federation.launch import build_fabric
+    from flgen.federation.state_store import ClientStateStore
+    from flgen.star_round import ErrorPolicy, run_star_round
+    from flgen.topology.channel import Channel
+    from flgen.wire.ledger import Ledger
+
+    fabric = build_fabric(accelerator="cpu", devices=1, num_nodes=1, precision="32-true", timeout_s=60, callbacks=[])
+    job.set_up_method(fabric)
+    job.method.topology.open(Channel(0, 1, fabric.device, 60, 60), Ledger())
+    store = ClientStateStore(fabric.device, len(job.federation), 100, Path("unused"))
+    for t in range(1, rounds + 1):
+        run_star_round(
+            job.method, job.federation, store, t, stop=StopRequest(), policy=ErrorPolicy(), call=lambda *_, **__: None
+        )
+    return {client.key: client.metrics for client in job.federation.clients}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_law_8_permuting_clients_permutes_results_and_changes_no_aggregate(method: str) -> None:
+    from dataclasses import replace
+
+    from flgen import Digits, FedAvg, KernelMMD, Prism, ResnetGenerator, Shards, SmallCNN
+    from flgen.fit_loop import prepare_job
+
+    def job() -> Any:
+        torch.manual_seed(0)
+        data = Digits()
+        data.setup()
+        algorithm = Prism(local_steps=2, batch_size=8) if method == "Prism" else FedAvg(batch_size=32)
+        model = (
+            ResnetGenerator(image_size=8, latent=8, width=8, loss=KernelMMD(real_batch=8))
+            if method == "Prism"
+            else SmallCNN(image_size=8, width=4)
+        )
+        return prepare_job(algorithm, model, data, Shards(clients=5), 7, 1, None)
+
+    straight, permuted = job(), job()
+    order = [3, 0, 4, 1, 2]
+    permuted.federation.clients = [replace(permuted.federation.clients[old], id=new) for new, old in enumerate(order)]
+    results, permuted_results = one_process_rounds(straight), one_process_rounds(permuted)
+    assert results == permuted_results
+    assert len({tuple(metrics.items()) for metrics in results.values()}) == 5
+    assert_same(straight.method.state_dict(), permuted.method.state_dict())
+
+
+def test_law_9_frozen_weights_are_identical_before_and_after_a_run(tmp_path: Path) -> None:
+    from flgen import Digits, Evaluation, FederatedTrainer, KernelMMD, Prism, ResnetGenerator, Shards
+    from flgen.federation.streams import RandomStreams
+    from flgen.masks.network import weights_vector
+
+    model = ResnetGenerator(image_size=8, latent=8, width=8, loss=KernelMMD(real_batch=8))
+    model.reset_weights(RandomStreams(7).seed_for("weights"))
+    before = weights_vector(model)
+    FederatedTrainer(rounds=2, accelerator="cpu", devices=1, callbacks=[]).fit(
+        Prism(local_steps=2, batch_size=8, recalibration_batches=2),
+        model,
+        Digits(),
+        Shards(clients=5),
+        evaluation=Evaluation(images=16, extractors=[]),
+        run_dir=tmp_path / "run",
+        seed_everything=7,
+    )
+    assert torch.equal(weights_vector(model), before)
+    state = server_state(tmp_path / "run")
+    assert "weights" not in state
+    assert not torch.equal(state["scores"], torch.zeros_like(state["scores"]))
