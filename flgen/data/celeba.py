@@ -71,16 +71,24 @@ class CelebA(DownloadableData):
         """Return file names (N,), attribute names, attributes (N, 40) as 0 and 1, and the splits' codes (N,)."""
         # torchvision's reader also demands and parses boxes, landmarks and identities, which nothing here uses.
         attribute_file, split_file = self._folder / "list_attr_celeba.txt", self._folder / "list_eval_partition.txt"
-        header, *rows = _words(attribute_file)[1:] or [[]]
-        splits = {words[0]: words[-1] for words in _words(split_file)}
-        if "Male" not in header or any(len(row) != len(header) + 1 for row in rows):
-            raise FlgenError(f"{attribute_file} is damaged (not a table of attributes with Male); fetch it again")
-        absent = [row[0] for row in rows if row[0] not in splits]
-        if absent:
-            raise FlgenError(f"{split_file} is damaged ({absent[0]} has no split); fetch it again")
-        files = np.array([row[0] for row in rows])
-        attributes = np.array([row[1:] for row in rows]) == "1"
-        return files, header, attributes.astype(np.int64), np.array([splits[file] for file in files])
+        try:
+            with attribute_file.open() as lines:
+                names = [line.split() for _, line in zip(range(2), lines, strict=False)][1]
+            if "Male" not in names:
+                raise ValueError("no attribute Male")
+            columns = range(1, len(names) + 1)
+            signs = np.loadtxt(attribute_file, dtype=np.int8, skiprows=2, usecols=columns, ndmin=2)
+            files = np.loadtxt(attribute_file, dtype=str, skiprows=2, usecols=0, ndmin=1)
+        except (OSError, ValueError, IndexError) as error:
+            raise _damaged(attribute_file, error) from error
+        try:
+            split_of = dict(np.loadtxt(split_file, dtype=str, usecols=(0, 1), ndmin=2).tolist())
+            splits = np.array([split_of[file] for file in files])
+        except (OSError, ValueError) as error:
+            raise _damaged(split_file, error) from error
+        except KeyError as error:
+            raise _damaged(split_file, f"{error.args[0]} has no split") from error
+        return files, names, (signs == 1).astype(np.int64), splits
 
     def _decode(self, files: np.ndarray, names: list[str], attributes: np.ndarray) -> ImageSet:
         import torch
@@ -89,9 +97,7 @@ class CelebA(DownloadableData):
         from flgen.data.pixels import decode_files
 
         if len(files) == 0:
-            raise FlgenError(
-                f"{self._folder / 'list_eval_partition.txt'} leaves a split without images; fetch it again"
-            )
+            raise _damaged(self._folder / "list_eval_partition.txt", "a split without images")
         paths = [self._folder / "img_align_celeba" / file for file in files]
         images = decode_files(paths, self.image_size, self.channels, central_crop, fast_jpeg=False)
         columns = {name: torch.from_numpy(attributes[:, i].copy()) for i, name in enumerate(names)}
@@ -106,10 +112,8 @@ def central_crop(image: Image.Image) -> tuple[int, int, int, int]:
     return left, upper, left + CROP, upper + CROP
 
 
-def _words(path: Path) -> list[list[str]]:
-    try:
-        return [line.split() for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        from flgen.data.pixels import one_line
+def _damaged(path: Path, reason: BaseException | str) -> FlgenError:
+    from flgen.data.pixels import one_line
 
-        raise FlgenError(f"{path} cannot be read ({one_line(error)}); fetch it again") from error
+    text = one_line(reason) if isinstance(reason, BaseException) else reason
+    return FlgenError(f"{path} is damaged ({text}); fetch it again")

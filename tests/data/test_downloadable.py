@@ -228,9 +228,12 @@ def test_celeba_faces_are_cropped_to_the_central_160_pixels(celeba_root):
 @pytest.mark.parametrize(
     ("file", "content", "says"),
     [
-        ("list_attr_celeba.txt", "1\nMale Smiling\n000000.jpg 1\n", "not a table of attributes"),
-        ("list_attr_celeba.txt", "", "not a table of attributes"),
+        ("list_attr_celeba.txt", "1\nMale Smiling\n000000.jpg 1\n", "is damaged (invalid column index"),
+        ("list_attr_celeba.txt", "1\nMale Smiling\n000000.jpg 1 yes\n", "is damaged (could not convert"),
+        ("list_attr_celeba.txt", "1\nFemale Smiling\n000000.jpg 1 1\n", "no attribute Male"),
+        ("list_attr_celeba.txt", "", "is damaged"),
         ("list_eval_partition.txt", "000000.jpg 0\n", "000001.jpg has no split"),
+        ("list_eval_partition.txt", "\n".join(f"{face:06d}.jpg 0" for face in range(6)), "a split without images"),
         ("img_align_celeba/000002.jpg", "no jpeg", "000002.jpg is damaged or not an image"),
     ],
 )
