@@ -155,6 +155,7 @@ class FederatedTrainer:
         job.loggers = loggers
         job.config = config if config is not None else self._describe(job, partition, seed_everything, run_dir)
         job.evaluation = evaluation if evaluation is not None else Evaluation()
+        method.prepare(model, data)
         job.evaluation.prepare(data)
         if resume is not None:
             job.resume_from(resume)

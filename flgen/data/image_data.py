@@ -98,9 +98,21 @@ class ImageData(LightningDataModule):
         return self.layout().image_size
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the data into memory, once; `stage` makes no difference."""
-        if self._loaded is None:
-            self._loaded = self.load()
+        """Read the data into memory, once; `stage` makes no difference.
+
+        Raises:
+            UsageError: If what `load()` returns is not what `layout()` says.
+        """
+        if self._loaded is not None:
+            return
+        train, test = self.load()
+        for images in (train, test):
+            if images.images.shape[1:] != self.layout().shape or not 0 <= images.labels.max() < self.classes:
+                raise UsageError(
+                    f"{self.name} has images {tuple(images.images.shape)} with labels up to {images.labels.max()}, "
+                    f"but its layout says {self.layout().shape} and {self.classes} classes"
+                )
+        self._loaded = train, test
 
     @property
     def train(self) -> ImageSet:

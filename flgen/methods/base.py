@@ -34,6 +34,9 @@ class Method(ABC):
 
     on_local_step: Callable[[int, int], None]
 
+    def prepare(self, model: LightningModule, data: ImageData) -> None:  # noqa: B027 - most need nothing
+        """Check that model and data fit, and load what a fit needs, before any process is started."""
+
     def setup(self, federation: Federation, model: LightningModule, data: ImageData, fabric: Fabric) -> None:
         """Take the federation, the resident module (on its device) and the data set; make the server's state."""
         self.federation = federation

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import repeat
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
@@ -160,11 +160,16 @@ class Prism(ServerMethod):
         self.evaluated_mask: MaskKind = evaluated_mask or default["evaluated_mask"]
         self.recalibration_batches = recalibration_batches
 
+    def prepare(self, model: LightningModule, data: ImageData) -> None:
+        """Check that the model is a masked generator of such images, and load what its loss needs."""
+        loss = _checked_generator(model, data).loss
+        loss.adopt(self.preset)
+        loss.load()
+
     def setup(self, federation: Federation, model: LightningModule, data: ImageData, fabric: Fabric) -> None:
         """seed -> frozen w ; s_0 ~ N(0, 1), the same on every rank."""
         super().setup(federation, model, data, fabric)
-        _check_generator(model, data)
-        self.generator = generator = cast(Any, model)  # a LightningModule whose parts `_check_generator` has seen
+        self.generator = generator = _checked_generator(model, data)
         self.loss = generator.loss
         self.loss.adopt(self.preset)
         generator.reset_weights(federation.streams.seed_for("weights"))
@@ -347,7 +352,8 @@ def _block(layer: str) -> str:
     return layer.rpartition(".")[0]
 
 
-def _check_generator(model: LightningModule, data: ImageData) -> None:
+def _checked_generator(model: LightningModule, data: ImageData) -> Any:
+    """Return the model, which has every part that a generator with masks needs."""
     needed = ("noise", "loss", "reset_weights", "reset_scores", "recalibrate", "accounting_weights")
     lacking = [name for name in needed if getattr(model, name, None) is None]
     if lacking:
@@ -355,9 +361,11 @@ def _check_generator(model: LightningModule, data: ImageData) -> None:
             f"--model {type(model).__name__} cannot be trained by Prism (it has no {', '.join(lacking)}): use a "
             "generator with masked layers and a --model.loss, such as ResnetGenerator"
         )
-    wanted, given = (model.channels, model.image_size), (data.channels, data.image_size)
+    generator: Any = model
+    wanted, given = (generator.channels, generator.image_size), (data.channels, data.image_size)
     if wanted != given:
         raise UsageError(
             f"--model draws images of {wanted[0]} x {wanted[1]} x {wanted[1]}, --data has {given[0]} x {given[1]} x "
             f"{given[1]}: make --model.channels and --model.image_size fit"
         )
+    return generator

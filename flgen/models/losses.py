@@ -8,8 +8,7 @@ keeps one state per client, checkpoints it, and moves it like any other client s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal, cast
 
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
@@ -58,8 +57,19 @@ class Loss(ABC):
             real: `real_batch` real images, uint8 (R, C, H, W), if the loss asks for them.
         """
 
-    def adopt(self, preset: str) -> None:  # noqa: B027 - most losses leave nothing to a preset
-        """Fill in the settings that were left to the method's preset (`reference`, `paper` or `fixed`)."""
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    """Values of this loss's options, per preset of the method, for options left at None."""
+
+    def adopt(self, preset: str) -> None:
+        """Fill in the options that were left to the method's preset (`reference`, `paper` or `fixed`)."""
+        if self.presets and preset not in self.presets:
+            raise UsageError(f"{type(self).__name__} has no preset {preset!r}: choose one of {', '.join(self.presets)}")
+        for option, value in self.presets.get(preset, {}).items():
+            if getattr(self, option) is None:
+                setattr(self, option, value)
+
+    def load(self) -> None:  # noqa: B027 - most losses need nothing from outside
+        """Get what the loss needs from outside (weights), so that a lack of it is known before a run begins."""
 
 
 class KernelMMD(Loss):
@@ -116,25 +126,6 @@ class KernelMMD(Loss):
         return loss
 
 
-@dataclass(frozen=True)
-class VggPreset:
-    """The settings of `VggMoments` that a preset decides (PRISM, sections 3 and 11)."""
-
-    mode: Literal["eval", "train"]
-    real_range: Literal["imagenet", "symmetric"]
-    matching: Literal["ama", "instant", "two_batch"]
-    v_init: Literal["zero", "random"]
-
-
-PRESETS = {
-    "reference": VggPreset(mode="train", real_range="symmetric", matching="ama", v_init="random"),
-    # What the paper prints could not be read. This takes its description at its word: an MMD whose kernel is a
-    # pretrained VGG, used as such networks are meant to be, without a moving average.
-    "paper": VggPreset(mode="eval", real_range="imagenet", matching="instant", v_init="zero"),
-    "fixed": VggPreset(mode="eval", real_range="imagenet", matching="ama", v_init="zero"),
-}
-
-
 class VggMoments(Loss):
     """Matches mean and variance of VGG19-BN features to those of the client's images (PRISM, section 3).
 
@@ -155,6 +146,14 @@ class VggMoments(Loss):
         UsageError: The batch size is less than 2.
     """
 
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "reference": {"mode": "train", "real_range": "symmetric", "matching": "ama", "v_init": "random"},
+        # What the paper prints could not be read. This takes its description at its word: an MMD whose kernel is a
+        # pretrained VGG, used as such networks are meant to be, without a moving average.
+        "paper": {"mode": "eval", "real_range": "imagenet", "matching": "instant", "v_init": "zero"},
+        "fixed": {"mode": "eval", "real_range": "imagenet", "matching": "ama", "v_init": "zero"},
+    }
+
     def __init__(
         self,
         weights: str = "imagenet",
@@ -173,15 +172,17 @@ class VggMoments(Loss):
         self.batch_size = batch_size
         self._features: VggFeatures | None = None
 
-    def adopt(self, preset: str) -> None:
-        """Fill in the settings left at null from `PRESETS`."""
-        if preset not in PRESETS:
-            raise UsageError(f"preset {preset!r} is unknown to VggMoments: choose one of {', '.join(PRESETS)}")
-        chosen = PRESETS[preset]
-        self.mode = self.mode or chosen.mode
-        self.real_range = self.real_range or chosen.real_range
-        self.matching = self.matching or chosen.matching
-        self.v_init = self.v_init or chosen.v_init
+    def load(self) -> None:
+        """Load the VGG's weights.
+
+        Raises:
+            FlgenError: They are not to be had.
+        """
+        from flgen.models.vgg import load_features
+
+        if self._features is None:
+            self.adopt("fixed")  # for who uses the loss without a method
+            self._features = load_features(self.weights, cast(Any, self.mode))
 
     def prepare(self, data: ClientData, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the client's moments `target` (2, D) and, for `ama`, the moving average `v` (2, D) with Adam's state.
@@ -199,16 +200,16 @@ class VggMoments(Loss):
             raise UsageError(
                 "VggMoments needs at least two images per client: change --partition or the clients' number"
             )
-        settings = self._settings()
         stream = StreamingMoments()
         with torch.no_grad():
             for images, _ in data.batches(self.batch_size, generator, epochs=1):
-                stream.add(self._network(images)(vgg_input(_symmetric(images), settings.real_range)))
+                network = self._network(images)
+                stream.add(network(vgg_input(_symmetric(images), cast(Any, self.real_range))))
         target = stream.moments()
         state = {"target": target, "distance": target.new_zeros(())}
-        if settings.matching == "ama":
+        if self.matching == "ama":
             state["v"] = torch.zeros_like(target)
-            if settings.v_init == "random":
+            if self.v_init == "random":
                 bound = target.shape[1] ** -0.5
                 state["v"] = torch.empty(target.shape).uniform_(-bound, bound, generator=generator).to(target.device)
             state["v_first"], state["v_second"] = torch.zeros_like(target), torch.zeros_like(target)
@@ -224,15 +225,12 @@ class VggMoments(Loss):
         from flgen.models.moments import feature_moments, linearised_loss, moment_distance, moving_average_step
         from flgen.models.vgg import vgg_input
 
-        settings = self._settings()
-        parts = 2 if settings.matching == "two_batch" else 1
+        parts = 2 if self.matching == "two_batch" else 1
         if len(fake) < 2 * parts:
-            raise UsageError(
-                f"matching {settings.matching} needs batches of at least {2 * parts} images, not {len(fake)}"
-            )
+            raise UsageError(f"matching {self.matching} needs batches of at least {2 * parts} images, not {len(fake)}")
         target = state["target"]
         features = self._network(fake)(vgg_input(fake, "imagenet"))
-        if settings.matching == "two_batch":
+        if self.matching == "two_batch":
             half = len(fake) // 2
             one = feature_moments([feature[:half] for feature in features])
             other = feature_moments([feature[half:] for feature in features])
@@ -241,21 +239,16 @@ class VggMoments(Loss):
         moments = feature_moments(features)
         difference = target - moments.detach()
         state["distance"].copy_(moment_distance(target, moments))
-        if settings.matching == "instant":
+        if self.matching == "instant":
             return linearised_loss(difference, target, moments)
         moving_average_step(
             state["v"], state["v_first"], state["v_second"], state["v_step"], difference, learning_rate=self.v_lr
         )
         return linearised_loss(state["v"], target, moments)
 
-    def _settings(self) -> VggPreset:
-        if self.mode is None or self.real_range is None or self.matching is None or self.v_init is None:
-            self.adopt("fixed")
-        return VggPreset(self.mode, self.real_range, self.matching, self.v_init)  # type: ignore[arg-type]
-
     def _network(self, images: Tensor) -> VggFeatures:
         """Return the feature network on the device of `images`, after checking that it can look at them."""
-        from flgen.models.vgg import SMALLEST_IMAGE, load_features
+        from flgen.models.vgg import SMALLEST_IMAGE
 
         if images.shape[1] not in (1, 3) or min(images.shape[2:]) < SMALLEST_IMAGE:
             channels, height, width = images.shape[1:]
@@ -263,8 +256,8 @@ class VggMoments(Loss):
                 f"VggMoments cannot look at {channels}-channel images of {height}x{width}: it needs 1 or 3 channels "
                 f"and at least {SMALLEST_IMAGE}x{SMALLEST_IMAGE} pixels (--model.loss KernelMMD takes any)"
             )
-        if self._features is None:
-            self._features = load_features(self.weights, self._settings().mode)
+        self.load()
+        assert self._features is not None
         return self._features.to(images.device)
 
 

@@ -12,6 +12,7 @@ import torch
 from small_data import RandomImages
 
 from flgen.data import IID, ByAttribute, Digits, ImageData, Shards
+from flgen.data.image_data import ImageLayout
 from flgen.errors import FlgenError, UsageError
 
 
@@ -44,6 +45,15 @@ def test_layout_is_known_before_setup():
     assert (data.name, data.classes, data.class_names) == ("random", 3, ("a", "b", "c"))
     assert (data.channels, data.image_size) == (3, 6)
     assert data.layout().shape == (3, 6, 6)
+
+
+def test_data_that_contradict_their_layout_are_refused():
+    class Contradiction(RandomImages):
+        def layout(self) -> ImageLayout:
+            return ImageLayout("mine", ("a", "b"), channels=1, image_size=6)
+
+    with pytest.raises(UsageError, match=r"mine has images \(90, 1, 6, 6\) with labels up to 2, .* and 2 classes"):
+        Contradiction().setup()
 
 
 def test_clients_are_split_and_tabulated(random_data):

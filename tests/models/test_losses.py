@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from flgen.errors import UsageError
-from flgen.models.losses import PRESETS, KernelMMD, VggMoments
+from flgen.models.losses import KernelMMD, VggMoments
 from flgen.models.vgg import VggFeatures, feature_count, load_state, vgg_input
 
 
@@ -130,7 +130,7 @@ class TestVggMoments:
         loss = VggMoments()
         loss.adopt("fixed")
         assert (loss.mode, loss.real_range, loss.matching, loss.v_init) == ("eval", "imagenet", "ama", "zero")
-        assert set(PRESETS) == {"reference", "paper", "fixed"}
+        assert set(VggMoments.presets) == {"reference", "paper", "fixed"}
 
     def test_an_unknown_preset_names_the_known_ones(self):
         with pytest.raises(UsageError, match="reference, paper, fixed"):
