@@ -102,11 +102,14 @@ class ImageData(LightningDataModule):
 
         Raises:
             UsageError: If what `load()` returns is not what `layout()` says.
+            FlgenError: If files are missing or damaged, or a split is empty.
         """
         if self._loaded is not None:
             return
         train, test = self.load()
         for images in (train, test):
+            if len(images) == 0:
+                raise FlgenError(f"{self.name} has a split without images; give other data with `--data.root`")
             if images.images.shape[1:] != self.layout().shape or not 0 <= images.labels.max() < self.classes:
                 raise UsageError(
                     f"{self.name} has images {tuple(images.images.shape)} with labels up to {images.labels.max()}, "

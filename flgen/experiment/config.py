@@ -13,8 +13,9 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -104,44 +105,73 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], sections: Sequence[S
         with contextlib.redirect_stderr(io.StringIO()):
             values = parser.parse_args(list(arguments))
     except ArgumentError as error:
+        _check_files(arguments)
         raise UsageError(explain(str(error), parser, sections)) from error
     fill_presets(values)
     return Configuration(values, parser)
 
 
-_UNKNOWN_INIT_ARG = re.compile(r"Problem with given class_path '([^']+)':\s*(?:- )?Option '([^']+)' is not accepted")
+def _check_files(arguments: Sequence[str]) -> None:
+    """Name the `--config` file that is not YAML; the parser's own message does not."""
+    joined = [argument.partition("=")[2] for argument in arguments if argument.startswith("--config=")]
+    for path in [*joined, *(value for option, value in pairwise(arguments) if option == "--config")]:
+        try:
+            if Path(path).is_file():
+                yaml.safe_load(Path(path).read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            reason = _one_line(str(error)).replace(' in "<unicode string>"', "")
+            raise UsageError(f"--config {path}: not valid YAML: {reason}") from error
+
+
 _UNKNOWN_KEY = re.compile(
-    r"does not accept option '([^']+)'|Key '([^']+)' is not expected|[Uu]nrecognized arguments: (\S+)"
+    r"does not accept option '([^']+)'|Option '([^']+)' is not accepted|[Uu]nrecognized arguments: (\S+)"
 )
-_UNKNOWN_CLASS = re.compile(
-    r"Expected a dot import path string: (\S+)|Import path (\S+) does not correspond|Given value: '?([\w.]+)'?$"
-)
+_UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (\S+)|Import path (\S+) does not correspond")
 
 
 def explain(message: str, parser: ArgumentParser, sections: Sequence[Section]) -> str:
-    """Return one line from a parser's message: what is wrong, where, and the nearest valid name."""
-    lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
-    key = next(iter(re.findall(r'Parser key "([^"]+)"', message)), "")
+    """Return one line from a parser's message: what is wrong, where, and the nearest valid name.
 
-    if unknown := _UNKNOWN_INIT_ARG.search(message):
-        path, option = unknown.groups()
-        where = f"{key}.{option}" if key else option
-        return f"unknown option --{where}: {_short(path)} has no {option!r}{_nearest(option, _parameters(path))}"
-    if unknown := _UNKNOWN_KEY.search(message):
-        given = next(filter(None, unknown.groups())).lstrip("-").partition("=")[0]
-        return f"unknown option --{given}{_nearest(given, _keys(parser))}"
-    section = next((section for section in sections if section.name == key), None)
-    if section is not None and section.kind == "class" and (unknown := _UNKNOWN_CLASS.search(message)):
+    The message of a nested option is a tree: the keys lead down to the place, the first reason below the last key is
+    the one that matters (what follows says that it is not null either).
+    """
+    keys = re.findall(r'Parser key "([^"]+)"', message)
+    where = ".".join(keys)
+    reasons = message.rpartition("Parser key")[2]
+    if missing := re.search(r"File does not exist: '([^']+)'", message):
+        return f"--{where} {missing.group(1)}: there is no such file"
+    if "Problems parsing config" in message:
+        return f"--config: not valid YAML: {_one_line(message.partition('Problems parsing config:')[2])}"
+    if required := re.search(r"following arguments are required: (.+)|Key '([^']+)' is required", message):
+        names = next(filter(None, required.groups()))
+        return f"missing: {', '.join('--' + name.strip() for name in names.split(','))}; give it here or in a --config"
+    if unknown := _UNKNOWN_KEY.search(reasons):
+        option = next(filter(None, unknown.groups())).lstrip("-").partition("=")[0]
+        owner = re.findall(r"given class_path '([^']+)'", message)
+        if owner and keys:
+            return (
+                f"--{where}.{option}: {_short(owner[-1])} has no {option!r}{_nearest(option, _parameters(owner[-1]))}"
+            )
+        group = re.search(r"Group '([^']+)'", message)
+        option = f"{group.group(1)}.{option}" if group else option
+        return f"--{option}: there is no such option{_nearest(option, _keys(parser))}"
+    if unknown := _UNKNOWN_CLASS.search(reasons):
         given = next(filter(None, unknown.groups()))
-        names = [_short(name) for name in _subclasses(section.type)]
-        return f"--{key} {given}: there is no such class{_nearest(_short(given), names)}"
-    reasons = ("Expected", "Problem", "Unable", "No such")
-    reason = next((line for line in reversed(lines) if line.startswith(reasons)), None)
-    if key and reason:
-        given = next((line for line in lines if line.startswith("Given value:")), "")
-        given = "" if "Got value" in reason else given.replace("Given value:", ". Got value:")
-        return f"--{key}: {_plain(reason)}{given}"
-    return _plain(" ".join(lines))
+        names = _class_names(message, where, sections)
+        return f"--{where} {given}: there is no such class{_nearest(_short(given), names)}"
+    leaf = [line.strip(" -") for line in reasons.splitlines() if "Expected" in line and "NoneType" not in line]
+    return f"--{where}: {_plain(leaf[0])}" if keys and leaf else _plain(message)
+
+
+def _class_names(message: str, where: str, sections: Sequence[Section]) -> list[str]:
+    """Return the short names of the classes that fit where an unknown one was given."""
+    bases = re.findall(r"Subtypes: \[<class '([^']+)'>", message)
+    if bases:
+        base = _locate(bases[-1])
+    else:
+        type_ = next(section.type for section in sections if section.name == where.split(".")[0])
+        base = next(iter(get_args(type_)), type_)
+    return [_short(name) for name in _subclasses(base)[1:]]
 
 
 def fill_presets(config: Namespace) -> None:
@@ -210,7 +240,8 @@ def _parameters(class_path: str) -> list[str]:
 
 def _subclasses(base: type) -> list[str]:
     found: list[str] = [f"{base.__module__}.{base.__qualname__}"]
-    for subclass in base.__subclasses__():
+    subclass: type
+    for subclass in type.__subclasses__(base):
         found += _subclasses(subclass)
     return found
 
@@ -230,6 +261,15 @@ def _nearest(given: str, names: Sequence[str]) -> str:
     return f"; valid names are {', '.join(sorted(names)[:30])}" if names else ""
 
 
-def _plain(text: str) -> str:
-    text = re.sub(r"<class '([\w.]+)'>", lambda match: match.group(1).rpartition(".")[2], text)
+def _plain(reason: str) -> str:
+    """Say what a parser's reason says, without Python's spelling of types."""
+    reason = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", _one_line(reason)).replace("typing.", "")
+    expected = re.fullmatch(r"Expected an? (?:Literal\[(.+)\]|(.+?))\. Got value: (.+)", reason)
+    if not expected:
+        return reason
+    choices, kind, given = expected.groups()
+    return f"{given} is not {'one of ' + choices if choices else 'of type ' + kind}"
+
+
+def _one_line(text: str) -> str:
     return " ".join(text.split()).rstrip(".")

@@ -53,12 +53,13 @@ class Channel:
         if self.world_size == 1:
             assert message is not None
             return message
-        size = torch.tensor([0 if message is None else message.numel()], device=self.device)
-        dist.broadcast(size, source, group=self._data)
+        # Ranks meet under the long limit: the source may have evaluated or written files for minutes.
+        size = self.agree(None if message is None else message.numel())[source]
         if message is None:
-            message = torch.empty(int(size), dtype=torch.uint8, device=self.device)
+            message = torch.empty(size, dtype=torch.uint8, device=self.device)
         message = message.to(self.device)
-        dist.broadcast(message, source, group=self._data)
+        if size:
+            dist.broadcast(message, source, group=self._data)
         return message
 
     def reduce(self, total: Tensor, destination: int) -> None:
@@ -82,14 +83,13 @@ class Channel:
         received = {key: message for key, message in messages.items() if self.rank == destination}
         operations = []
         for key, source, size in plan:
-            if source == destination:
-                continue
-            if self.rank == source:
+            if self.rank == destination != source:
+                received[key] = torch.empty(size, dtype=torch.uint8, device=self.device)
+                if size:
+                    operations.append(dist.P2POp(dist.irecv, received[key], source, group=self._data))
+            elif self.rank == source != destination and size:
                 buffer = messages[key].to(self.device)
                 operations.append(dist.P2POp(dist.isend, buffer, destination, group=self._data))
-            elif self.rank == destination:
-                received[key] = torch.empty(size, dtype=torch.uint8, device=self.device)
-                operations.append(dist.P2POp(dist.irecv, received[key], source, group=self._data))
         if operations:
             for work in dist.batch_isend_irecv(operations):
                 work.wait()
@@ -99,12 +99,10 @@ class Channel:
         """Return every rank's tensor on the destination, by rank (nothing elsewhere); shapes may differ."""
         message = part.contiguous().view(-1).view(torch.uint8)
         described = self.agree((tuple(part.shape), message.numel()))
-        plan = [(rank, rank, size) for rank, (_, size) in enumerate(described) if size]
-        received = self.gather_messages({self.rank: message} if message.numel() else {}, plan, destination)
+        plan = [(rank, rank, size) for rank, (_, size) in enumerate(described)]
+        received = self.gather_messages({self.rank: message}, plan, destination)
         if self.rank != destination:
             return []
-        empty = torch.empty(0, dtype=torch.uint8, device=self.device)
         return [
-            received.get(rank, empty).view(part.dtype).view(shape).to(part.device)
-            for rank, (shape, _) in enumerate(described)
+            received[rank].view(part.dtype).view(shape).to(part.device) for rank, (shape, _) in enumerate(described)
         ]

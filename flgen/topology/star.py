@@ -124,22 +124,23 @@ class Star:
     def open_round(self, round: int, collection: Collection, *, cohort_size: int, weight_limit: int) -> Collector:
         """Start to collect the uploads of one round; `weight_limit` bounds the sum of all weights."""
         running = sums.RunningSum(weight_limit, self.reduction, self.fraction_bits)
-        # A single upload is its own mean: no rounding, so one client alone trains as if there were no federation.
-        by_message = self.transport == "messages" or collection == "gather" or cohort_size == 1
-        return Collector(self, round, collection, running, by_message)
+        alone = cohort_size == 1
+        by_message = self.transport == "messages" or collection == "gather" or alone
+        return Collector(self, round, collection, running, by_message, alone)
 
 
 class Collector:
     """Takes the uploads of this rank's clients one by one and brings the round's result to the server."""
 
     def __init__(
-        self, star: Star, round: int, collection: Collection, running: sums.RunningSum, by_message: bool
+        self, star: Star, round: int, collection: Collection, running: sums.RunningSum, by_message: bool, alone: bool
     ) -> None:
         self._star = star
         self._round = round
         self._collection: Collection = collection
         self._running = running
         self._by_message = by_message
+        self._alone = alone
         self._messages: dict[int, Tensor] = {}
         self._samples: dict[int, int] = {}
 
@@ -179,8 +180,9 @@ class Collector:
         decoded = {client: codecs.decode_payload(each[client]) for client in sorted(each)}
         if self._collection == "gather":
             return self._uploads(samples, None, decoded)
-        if len(decoded) == 1:
-            (client, upload) = next(iter(decoded.items()))
+        if self._alone and decoded:
+            # Its own mean, without rounding: one client alone trains as if there were no federation.
+            ((client, upload),) = decoded.items()
             return self._uploads(samples, _times(upload, self._weight(samples[client])), None)
         for client, upload in decoded.items():
             self._running.add(upload, self._weight(samples[client]))

@@ -23,6 +23,7 @@ from flgen.errors import FlgenError
 
 MAGIC = b"FG"
 VERSION = 1
+_MOST_ELEMENTS = 2**48  # beyond it, sizes are noise, and their product may not even fit an index
 _HEADER = struct.Struct("<2sBBBBBxQ4x")  # magic, version, codec, dtype, dimensions, name length, body bytes
 _DTYPES = (
     torch.bool,
@@ -74,7 +75,8 @@ class Dense:
         if body.numel() != math.prod(shape) * narrow.itemsize:
             raise WireError(f"payload body has {body.numel()} bytes, {shape} of {narrow} needs another number")
         # A body may start at any byte of a message; only a fresh copy is aligned for wider elements.
-        return body.clone().view(narrow).view(shape).to(dtype)
+        elements = body.bool() if narrow == torch.bool else body.clone().view(narrow)
+        return elements.view(shape).to(dtype)
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,8 @@ def _decode_entry(message: Tensor, position: int) -> tuple[str, Tensor, int]:
     if code not in _CODECS or dtype >= len(_DTYPES):
         raise WireError(f"payload names codec {code} and dtype {dtype}, which do not exist")
     shape = struct.unpack(f"<{dimensions}Q", bytes(take(8 * dimensions).tolist()))
+    if math.prod(max(size, 1) for size in shape) > _MOST_ELEMENTS:
+        raise WireError(f"payload announces a tensor of shape {shape}: it is damaged")
     try:
         name = bytes(take(label_length).tolist()).decode("ascii")
     except UnicodeDecodeError:

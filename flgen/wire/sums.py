@@ -47,18 +47,30 @@ class RunningSum:
         """Add `weight` times one decoded upload.
 
         Raises:
-            FlgenError: The fixed-point sum could overflow.
+            FlgenError: The sum could overflow, or the entry does not fit those of other clients.
         """
         for name, tensor in upload.items():
             self.expect(name, Summand(tuple(tensor.shape), tensor.dtype), tensor.device)
             total = self.totals[name]
-            if tensor.is_floating_point() and self.reduction == "exact":
-                self._check_range(name, tensor)
-                tensor = tensor.double().mul_(2.0**self.fraction_bits).round_()
+            if total.dtype == torch.int64:
+                fraction_bits = self.fraction_bits if tensor.is_floating_point() else 0
+                self._check_range(name, tensor, fraction_bits)
+                if fraction_bits:
+                    tensor = tensor.double().mul_(2.0**fraction_bits).round_()
             total.add_(tensor.to(total.dtype), alpha=weight)
 
     def expect(self, name: str, summand: Summand, device: torch.device) -> None:
-        """Make room for an entry, so that a rank that hosts nobody of the cohort adds zeros."""
+        """Make room for an entry, so that a rank that hosts nobody of the cohort adds zeros.
+
+        Raises:
+            FlgenError: Another client's entry of this name has another shape or type.
+        """
+        known = self.summands.get(name, summand)
+        if known != summand:
+            raise FlgenError(
+                f"uploads cannot be summed: {name!r} is {known.dtype} {known.shape} from one client and "
+                f"{summand.dtype} {summand.shape} from another"
+            )
         if name not in self.totals:
             self.summands[name] = summand
             self.totals[name] = torch.zeros(summand.shape, dtype=self._total_dtype(summand.dtype), device=device)
@@ -76,15 +88,16 @@ class RunningSum:
     def _total_dtype(self, dtype: torch.dtype) -> torch.dtype:
         if dtype.is_floating_point:
             return torch.int64 if self.reduction == "exact" else torch.float32
-        if dtype == torch.bool:
-            return torch.uint8 if self.weight_limit < 256 else torch.int32
+        if dtype == torch.bool and self.weight_limit < 2**31:
+            return torch.uint8 if self.weight_limit < 2**8 else torch.int32
         return torch.int64
 
-    def _check_range(self, name: str, tensor: Tensor) -> None:
-        largest = float(tensor.abs().max()) if tensor.numel() else 0.0
-        if not largest * self.weight_limit * 2.0**self.fraction_bits < 2.0**62:
+    def _check_range(self, name: str, tensor: Tensor, fraction_bits: int) -> None:
+        largest = max(abs(float(bound)) for bound in tensor.aminmax()) if tensor.numel() else 0.0
+        if not largest * self.weight_limit * 2.0**fraction_bits < 2.0**62:
+            remedy = "lower --method.topology.fraction_bits or set --method.topology.reduction fast"
             raise FlgenError(
                 f"the exact sum of {name!r} would overflow: an element of size {largest:.3g} with "
-                f"{self.fraction_bits} fraction bits and total weight {self.weight_limit}; lower "
-                "--method.topology.fraction_bits or set --method.topology.reduction fast"
+                f"{fraction_bits} fraction bits and total weight {self.weight_limit}"
+                + (f"; {remedy}" if fraction_bits else "")
             )

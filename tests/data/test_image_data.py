@@ -56,6 +56,11 @@ def test_data_that_contradict_their_layout_are_refused():
         Contradiction().setup()
 
 
+def test_an_empty_split_is_refused():
+    with pytest.raises(FlgenError, match="random has a split without images"):
+        RandomImages(count=0).setup()
+
+
 def test_clients_are_split_and_tabulated(random_data):
     partition = random_data.split_clients(Shards(3, 2), np.random.default_rng(0))
     table = random_data.label_table(partition)
