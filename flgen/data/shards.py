@@ -139,7 +139,7 @@ def write_client_shards(
         raise UsageError(f"`--samples_per_shard` is {samples_per_shard}; it must be at least 1")
     output = Path(output).absolute()
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise UsageError(f"{output} exists and is not an empty folder; give another one with `--output`")
+        raise FlgenError(f"{output} exists and is not an empty folder; give another one with `--output`")
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)

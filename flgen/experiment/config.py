@@ -87,11 +87,12 @@ class Configuration:
         return plain
 
     def build(self) -> Namespace:
-        """Return the objects that the values describe.
+        """Return the objects that the values describe, the model made for the data set.
 
         Raises:
             UsageError: A constructor refuses its arguments.
         """
+        fit_model_to_data(self.values)
         return self.parser.instantiate(self.values)
 
 
@@ -190,6 +191,16 @@ def fill_presets(config: Namespace) -> None:
                 chosen.init_args[option] = value
 
 
+def fit_model_to_data(config: Namespace) -> None:
+    """Give the model the data set's image size, channels and classes where its own options are null, in place."""
+    if not any(name in config.model.init_args for name in _SHAPE_OPTIONS):
+        return
+    data = _locate(config.data.class_path)(**config.data.init_args.as_dict())
+    for option in _SHAPE_OPTIONS:
+        if config.model.init_args.get(option, 0) is None:
+            config.model.init_args[option] = getattr(data, option)
+
+
 def to_yaml(config: dict[str, Any]) -> str:
     """Return the text of config.yaml."""
     return yaml.safe_dump(config, sort_keys=False, default_flow_style=False)
@@ -224,6 +235,9 @@ def describe(value: Any) -> Any:
         if hasattr(value, option)
     }
     return {"class_path": f"{type(value).__module__}.{type(value).__qualname__}", "init_args": options}
+
+
+_SHAPE_OPTIONS = ("image_size", "channels", "classes")
 
 
 def _locate(class_path: str) -> Any:

@@ -38,7 +38,7 @@ class StopRequest:
         self.receive(signal_number, frame)
         for child in multiprocessing.active_children():
             if child.pid is not None:
-                os.kill(child.pid, signal.SIGTERM)
+                os.kill(child.pid, signal_number)
 
     @contextmanager
     def listening(self, *, forward: bool = False) -> Iterator[StopRequest]:

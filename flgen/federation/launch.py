@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -24,6 +25,7 @@ from flgen.federation.strategy import ClientParallelStrategy
 LOST_CONTACT = 75
 """Exit status of a rank that fails only because another one did."""
 
+_CONTINUE = "continue from the last checkpoint with --ckpt_path last"
 _PEER_LEFT = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
 _TIMED_OUT = ("Timed out", "timed out", "timeout")
 
@@ -59,7 +61,8 @@ def build_fabric(
         UsageError: Fabric refuses the combination.
     """
     # Lightning announces every process at the level that its import sets; what goes wrong is still shown.
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     single = str(devices) == "1" and num_nodes == 1
     on_gpu = accelerator in ("cuda", "gpu") or (accelerator == "auto" and torch.cuda.is_available())
     if accelerator == "auto" and not on_gpu:
@@ -90,34 +93,37 @@ def launch(fabric: Fabric, function: Callable[[StopRequest], Any]) -> Any:
 
     Args:
         fabric: From `build_fabric`.
-        function: Runs on each rank; it is given the stop request to look at.
+        function: Runs on each rank; it is given the stop request to look at. What it returns passes through a pipe
+            that is read at the end: keep it below 64 KiB.
 
     Raises:
         RanksFailed: A rank ended with an error, which it has printed, or was killed.
     """
     stop = StopRequest()
     if isinstance(fabric.strategy, ClientParallelStrategy):
+        first_failure = multiprocessing.Value("i", 0)
         with warnings.catch_warnings(), stop.listening(forward=True):
             warnings.filterwarnings("ignore", message=".*os.fork\\(\\).*")
             try:
-                return fabric.launch(lambda fabric: _run_guarded(fabric, function))
+                return fabric.launch(lambda fabric: _run_guarded(fabric, function, first_failure))
             except ProcessExitedException as error:
-                raise _explain_exit(error) from None
+                raise _explain_exit(error, first_failure.value) from None
             except ProcessRaisedException as error:
                 raise RanksFailed(_one_line(error)) from None
     with stop.listening():
         return function(stop)
 
 
-def _run_guarded(fabric: Fabric, function: Callable[[StopRequest], Any]) -> Any:
-    if fabric.local_rank > 0 and _started_by_lightning(fabric):
+def _run_guarded(fabric: Fabric, function: Callable[[StopRequest], Any], first_failure: Any) -> Any:
+    """Run `function` on one rank; `first_failure` is the exit status of the first forked rank that said why it ends."""
+    if _is_child(fabric):
         _die_with_parent()
     stop = StopRequest()
     with stop.listening():
         try:
             return function(stop)
         except BaseException as error:
-            status = _report(fabric, error)
+            status = _report(fabric, error, first_failure)
     sys.stderr.flush()
     sys.stdout.flush()
     for process in getattr(fabric.strategy.launcher, "procs", []):
@@ -125,35 +131,51 @@ def _run_guarded(fabric: Fabric, function: Callable[[StopRequest], Any]) -> Any:
     os._exit(status)
 
 
-def _report(fabric: Fabric, error: BaseException) -> int:
-    """Print why this rank ends, unless it only follows another; return its exit status."""
-    text = str(error)
-    if not isinstance(error, FlgenError) and any(sign in text for sign in _PEER_LEFT):
-        return LOST_CONTACT
-    if not isinstance(error, FlgenError) and any(sign in text for sign in _TIMED_OUT):
+def _report(fabric: Fabric, error: BaseException, first_failure: Any) -> int:
+    """Print why this rank ends, unless it only follows another or says the same; return its exit status."""
+    text = str(error) if isinstance(error, RuntimeError) else ""  # what a process group raises
+    if any(sign in text for sign in _PEER_LEFT):
+        if _forked(fabric):
+            return LOST_CONTACT  # the process that forked the ranks sees which one ended first, and says so
+        if fabric.is_global_zero:
+            print(f"flgen: error: lost contact with another rank; {_CONTINUE}", file=sys.stderr)
+        return 1
+    status = error.exit_status if isinstance(error, FlgenError) else 1
+    with first_failure.get_lock():
+        if first_failure.value:
+            return LOST_CONTACT
+        first_failure.value = status
+    if any(sign in text for sign in _TIMED_OUT):
         print(
             f"flgen: error: rank {fabric.global_rank} had no answer from the other ranks in time: {_one_line(error)} "
             "(--trainer.timeout_s, --trainer.round_timeout_s)",
             file=sys.stderr,
         )
-        return 1
-    if not isinstance(error, FlgenError):
+        return status
+    if not isinstance(error, FlgenError) or os.environ.get("FLGEN_TRACEBACK"):
         traceback.print_exception(error)
     print(f"flgen: error: {_one_line(error)}", file=sys.stderr)
-    return error.exit_status if isinstance(error, FlgenError) else 1
+    return status
 
 
-def _explain_exit(error: ProcessExitedException) -> RanksFailed:
-    again = "continue from the last checkpoint with --ckpt_path last"
+def _explain_exit(error: ProcessExitedException, first_failure: int) -> RanksFailed:
+    if first_failure:
+        return RanksFailed("", exit_status=first_failure)
     if error.signal_name:
-        return RanksFailed(f"rank {error.error_index} was killed by {error.signal_name}; {again}")
+        return RanksFailed(f"rank {error.error_index} was killed by {error.signal_name}; {_CONTINUE}")
     if error.exit_code == LOST_CONTACT:
-        return RanksFailed(f"a rank ended without a word and the others lost contact; {again}")
-    return RanksFailed("", exit_status=error.exit_code)
+        return RanksFailed(f"a rank ended without a word and the others lost contact; {_CONTINUE}")
+    return RanksFailed(f"rank {error.error_index} ended with exit status {error.exit_code}; {_CONTINUE}", error.exit_code)
 
 
-def _started_by_lightning(fabric: Fabric) -> bool:
-    return isinstance(getattr(fabric.strategy, "cluster_environment", None), LightningEnvironment)
+def _forked(fabric: Fabric) -> bool:
+    return isinstance(fabric.strategy, ClientParallelStrategy) and fabric.strategy.forked
+
+
+def _is_child(fabric: Fabric) -> bool:
+    """Whether a process of ours started this one, rather than torchrun, SLURM or a user."""
+    environment = getattr(fabric.strategy, "cluster_environment", None)
+    return _forked(fabric) or (isinstance(environment, LightningEnvironment) and fabric.local_rank > 0)
 
 
 def _die_with_parent() -> None:

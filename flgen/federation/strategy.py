@@ -25,6 +25,17 @@ class ClientParallelStrategy(DDPStrategy):
         super().__init__(timeout=timedelta(seconds=timeout_s), start_method=start_method)
         self._backward_sync_control = None
 
+    @property
+    def forked(self) -> bool:
+        """Whether the ranks are forked children of the process that launches them."""
+        return self._start_method == "fork"
+
+    def _configure_launcher(self) -> None:
+        assert self.cluster_environment is not None
+        if self.cluster_environment.creates_processes_externally:
+            self._start_method = "popen"  # torchrun or SLURM has started the ranks: there is nothing left to fork
+        super()._configure_launcher()
+
     def setup_module(self, module: Module) -> Module:  # type: ignore[override]
         """Return the module as it is."""
         return module

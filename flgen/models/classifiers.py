@@ -18,9 +18,9 @@ class SmallCNN(LightningModule):
     Its initial weights are PyTorch's own, hence those of `seed_everything`, as for any LightningModule.
 
     Args:
-        image_size: Height and width of the images in pixels, at least 4.
-        channels: Channels of the images.
-        classes: Number of classes.
+        image_size: Height and width of the images in pixels, at least 4. Null takes the data set's (from Python: 28).
+        channels: Channels of the images. Null takes the data set's (from Python: 1).
+        classes: Number of classes. Null takes the data set's (from Python: 10).
         width: Channels of the first convolution; the second has twice as many.
         learning_rate: Learning rate of SGD.
 
@@ -30,13 +30,16 @@ class SmallCNN(LightningModule):
 
     def __init__(
         self,
-        image_size: int = 28,
-        channels: int = 1,
-        classes: int = 10,
+        image_size: int | None = None,
+        channels: int | None = None,
+        classes: int | None = None,
         width: int = 32,
         learning_rate: float = 0.1,
     ) -> None:
         super().__init__()
+        image_size = 28 if image_size is None else image_size
+        channels = 1 if channels is None else channels
+        classes = 10 if classes is None else classes
         if image_size < 4:
             raise UsageError(f"--model.image_size {image_size}: SmallCNN halves an image twice and needs at least 4")
         for name, value in {"channels": channels, "classes": classes, "width": width}.items():

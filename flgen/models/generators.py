@@ -23,8 +23,9 @@ class ResnetGenerator(LightningModule):
     Before the first forward choose its masks with `flgen.masks.network` (`sample_masks`, `fix_masks`, ...).
 
     Args:
-        image_size: Height and width of the images in pixels: a power of two, at least 8.
-        channels: Channels of the images: 1 for grey, 3 for colour.
+        image_size: Height and width of the images in pixels: a power of two, at least 8. Null takes the data set's
+            (from Python: 32).
+        channels: Channels of the images: 1 for grey, 3 for colour. Null takes the data set's (from Python: 1).
         latent: Length of the noise vector.
         width: Channels of the last block; each block before it has twice as many as the next.
         weight_init: Frozen weights: signed_constant +-sqrt(2/fan_in), me_init +-e/sqrt(k*k*inputs),
@@ -39,8 +40,8 @@ class ResnetGenerator(LightningModule):
 
     def __init__(
         self,
-        image_size: int = 32,
-        channels: int = 1,
+        image_size: int | None = None,
+        channels: int | None = None,
         latent: int = 128,
         width: int = 64,
         weight_init: Literal["signed_constant", "me_init", "kaiming_normal", "normal10"] = "signed_constant",
@@ -52,6 +53,8 @@ class ResnetGenerator(LightningModule):
         from flgen.masks.layers import MaskedConv2d, MaskedConvTranspose2d
         from flgen.models.residual import ResidualBlock
 
+        image_size = 32 if image_size is None else image_size
+        channels = 1 if channels is None else channels
         if image_size < 8 or image_size.bit_count() != 1:
             raise UsageError(f"--model.image_size {image_size}: it must be a power of two, 8 or more")
         for name, value in {"channels": channels, "latent": latent, "width": width}.items():

@@ -133,7 +133,7 @@ def test_an_empty_folder_may_be_there_but_not_a_full_one(data, partition, tmp_pa
     (tmp_path / "empty").mkdir()
     write_client_shards(data, partition, tmp_path / "empty")
     before = sorted((tmp_path / "empty").rglob("*"))
-    with pytest.raises(UsageError, match=r"empty exists and is not an empty folder; .*`--output`"):
+    with pytest.raises(FlgenError, match=r"empty exists and is not an empty folder; .*`--output`"):
         write_client_shards(data, partition, tmp_path / "empty")
     assert sorted((tmp_path / "empty").rglob("*")) == before
 

@@ -119,7 +119,7 @@ def test_fast_sums_are_float32_and_have_no_range_to_leave() -> None:
     assert running.totals["weights"].dtype == torch.float32
     true = sum(tensors["weights"].double() for tensors, _ in uploads)
     assert torch.allclose(running.values()["weights"], true, rtol=1e-5, atol=1e6)
-    assert running.values()["mask"].long().equal(sum_of(uploads[:3], reduction="fast").values()["mask"].long())
+    assert running.values()["mask"].long().equal(sum(tensors["mask"].long() for tensors, _ in uploads))
 
 
 def test_a_rank_without_uploads_adds_zeros_of_the_right_type() -> None:
