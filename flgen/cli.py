@@ -80,7 +80,8 @@ def fit(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 128 + result.signal_number
-    print(f"run folder: {result.run_dir}")
+    if built.trainer.is_global_zero:  # under torchrun or srun every rank comes here
+        print(f"run folder: {result.run_dir}")
     return 0
 
 

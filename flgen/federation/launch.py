@@ -63,6 +63,7 @@ def build_fabric(
     # Lightning announces every process at the level that its import sets; what goes wrong is still shown.
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # that ranks end with the job is meant
     single = str(devices) == "1" and num_nodes == 1
     on_gpu = accelerator in ("cuda", "gpu") or (accelerator == "auto" and torch.cuda.is_available())
     if accelerator == "auto" and not on_gpu:

@@ -52,8 +52,13 @@ def only_optimizer(module: LightningModule) -> torch.optim.Optimizer:
 
     Raises:
         UsageError: The module asks for several optimisers or a scheduler, which a local phase of a few steps
-            has no use for.
+            has no use for, or wants to take its steps itself.
     """
+    if not module.automatic_optimization:
+        raise UsageError(
+            f"{type(module).__name__} takes its optimiser steps itself (automatic_optimization = False): federated "
+            "training takes one step per training_step; let that return the loss"
+        )
     configured = module.configure_optimizers()
     if isinstance(configured, (list, tuple)) and len(configured) == 1:
         configured = configured[0]
@@ -92,9 +97,10 @@ def train_locally(
             with fabric.autocast():
                 outcome = module.training_step(batch, index)
             loss: Any = outcome["loss"] if isinstance(outcome, Mapping) else outcome
-            optimizer.zero_grad()
-            fabric.backward(loss)
-            optimizer.step()
+            if loss is not None:  # a module may pass over a batch
+                optimizer.zero_grad()
+                fabric.backward(loss)
+                optimizer.step()
             on_step(index + 1, steps)
 
 

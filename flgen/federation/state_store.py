@@ -7,12 +7,14 @@ interrupted leaves no trace and can be run again.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from flgen.errors import FlgenError
 
 State = dict[str, Tensor]
 Tier = Literal["device", "host", "disk"]
@@ -50,27 +52,28 @@ class ClientStateStore:
         return {name: tensor.to(self._device, copy=True) for name, tensor in kept.items()}
 
     def stage(self, client: int, state: Mapping[str, Tensor]) -> None:
-        """Keep a client's new state aside until `commit`."""
+        """Keep a copy of a client's new state aside until `commit`.
+
+        Raises:
+            FlgenError: The files of the last tier cannot be written.
+        """
         if not state:
             return
         if self._tier is None:
             self._tier = self._choose_tier(state)
-        self._staged[client] = self._keep(client, dict(state))
+        _discard([self._staged.pop(client, None)])
+        self._staged[client] = self._keep(client, state)
 
     def commit(self) -> None:
         """Make every staged state the committed one."""
         replaced = [self._committed.get(client) for client in self._staged]
         self._committed.update(self._staged)
         self._staged = {}
-        for kept in replaced:
-            if isinstance(kept, Path):
-                kept.unlink()
+        _discard(replaced)
 
     def rollback(self) -> None:
         """Forget every staged state."""
-        for kept in self._staged.values():
-            if isinstance(kept, Path):
-                kept.unlink()
+        _discard(self._staged.values())
         self._staged = {}
 
     def state_dict(self) -> dict[int, State]:
@@ -79,7 +82,9 @@ class ClientStateStore:
 
     def load_state_dict(self, states: Mapping[int, Mapping[str, Tensor]]) -> None:
         """Replace everything by the states of a checkpoint."""
-        self._committed, self._staged = {}, {}
+        self.rollback()
+        _discard(self._committed.values())
+        self._committed = {}
         for client, state in states.items():
             self.stage(client, {name: tensor.to(self._device) for name, tensor in state.items()})
         self.commit()
@@ -96,18 +101,35 @@ class ClientStateStore:
             return "device"
         return "host" if expected <= 4 * self._budget_bytes else "disk"
 
-    def _keep(self, client: int, state: State) -> State | Path:
+    def _keep(self, client: int, state: Mapping[str, Tensor]) -> State | Path:
+        # Always a copy: a method may hand over a view of a buffer that the next client computes in.
         if self._tier == "device":
-            return state
+            return {name: tensor.detach().clone() for name, tensor in state.items()}
         if self._tier == "host":
             pin = self._device.type == "cuda"
-            return {name: tensor.cpu().pin_memory() if pin else tensor.cpu() for name, tensor in state.items()}
+            return {
+                name: tensor.detach().cpu().pin_memory() if pin else tensor.detach().to("cpu", copy=True)
+                for name, tensor in state.items()
+            }
         self._generation += 1
-        self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"client-{client:06d}-{self._generation}.pt"
-        torch.save({name: tensor.cpu() for name, tensor in state.items()}, path)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            torch.save({name: tensor.detach().cpu().clone() for name, tensor in state.items()}, path)
+        except (OSError, RuntimeError) as error:
+            raise FlgenError(
+                f"the state of client {client} cannot be written to {path} ({' '.join(str(error).split())[:200]}): "
+                "free some space, or raise --trainer.client_state_mb"
+            ) from error
         return path
 
 
 def _opened(kept: State | Path) -> State:
     return torch.load(kept, mmap=True, weights_only=True) if isinstance(kept, Path) else kept
+
+
+def _discard(states: Iterable[State | Path | None]) -> None:
+    """Remove the files among states that are no longer needed."""
+    for kept in states:
+        if isinstance(kept, Path):
+            kept.unlink(missing_ok=True)

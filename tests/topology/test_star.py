@@ -150,14 +150,13 @@ def test_one_client_alone_is_its_own_mean_without_rounding(
         return {"tiny": dense(tiny), "huge": dense(huge), "mask": bits(tiny > 0)}
 
     def work(channel: Channel) -> Round:
-        return play(
-            channel, {2: hosting_rank}, transport=transport, collection=collection, make_upload=make_upload
-        )  # fmt: skip
+        host = {2: hosting_rank}
+        return play(channel, host, transport=transport, collection=collection, make_upload=make_upload)
 
-    for seen in (on_ranks(2, work)[0],):
-        assert torch.equal(seen.mean["tiny"].float(), tiny)
-        assert torch.equal(seen.mean["huge"].float(), huge)
-        assert torch.equal(seen.mean["mask"], (tiny > 0).double())
+    mean = on_ranks(2, work)[0].mean
+    assert torch.equal(mean["tiny"].float(), tiny)
+    assert torch.equal(mean["huge"].float(), huge)
+    assert torch.equal(mean["mask"], (tiny > 0).double())
 
 
 def test_clients_that_failed_are_out_of_sum_and_mean(on_ranks: OnRanks) -> None:

@@ -1,0 +1,138 @@
+"""Who belongs to a federation, which rank hosts whom, and who takes part in a round."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flgen.errors import UsageError
+from flgen.federation.clients import Client, Federation, place
+from flgen.federation.streams import RandomStreams
+
+quick = settings(max_examples=100, deadline=None)
+
+
+def clients(count: int, seed: int = 0) -> list[Client]:
+    streams = RandomStreams(seed)
+    return [
+        Client(id=number, samples=10 + number, streams=streams, key=number, open_data=lambda device: None)
+        for number in range(count)
+    ]
+
+
+def federation(count: int, **options: Any) -> Federation:
+    return Federation(clients(count), RandomStreams(0), **options)
+
+
+@quick
+@given(st.lists(st.floats(0.1, 100), min_size=1, max_size=60), st.integers(1, 8))
+def test_no_rank_has_more_than_the_mean_and_one_client(work: list[float], ranks: int) -> None:
+    host = place(work, ranks)
+    load = np.bincount(host, weights=work, minlength=ranks)
+    assert load.sum() == pytest.approx(sum(work))
+    assert load.max() <= sum(work) / ranks + max(work) + 1e-9
+    if len(work) >= ranks:
+        assert load.min() > 0
+    assert place(work, ranks) == host
+
+
+@pytest.mark.parametrize(("count", "ranks"), [(10, 4), (100, 8), (5, 5), (7, 1)])
+def test_equal_clients_are_spread_evenly(count: int, ranks: int) -> None:
+    sizes = np.bincount(federation(count, world_size=ranks).host, minlength=ranks)
+    assert sizes.max() - sizes.min() <= 1
+
+
+def test_every_client_has_one_host_and_the_heavy_one_is_alone() -> None:
+    everyone = federation(10, world_size=3)
+    everyone.place_by_work(lambda client: 100.0 if client.id == 4 else 1.0)
+    hosted = [everyone.hosted_by(rank) for rank in range(3)]
+    assert sorted(client.id for part in hosted for client in part) == list(range(10))
+    assert [len(part) for part in hosted] == [1, 5, 4]
+    assert hosted[0][0].id == 4
+    assert all([client.id for client in part] == sorted(client.id for client in part) for part in hosted)
+
+
+def test_everybody_takes_part_unless_a_cohort_size_is_given() -> None:
+    for options in ({}, {"clients_per_round": 5}):
+        everyone = federation(5, **options)
+        assert [client.id for client in everyone.cohort(1)] == [0, 1, 2, 3, 4]
+    assert len(everyone) == 5
+
+
+@quick
+@given(st.integers(1, 30), st.integers(1, 100), st.data())
+def test_a_cohort_is_drawn_without_replacement_by_ascending_id(count: int, t: int, data: Any) -> None:
+    size = data.draw(st.integers(1, count))
+    ids = [client.id for client in federation(count, clients_per_round=size).cohort(t)]
+    assert len(ids) == size
+    assert ids == sorted(set(ids))
+    assert set(ids) <= set(range(count))
+
+
+def test_cohorts_do_not_depend_on_ranks_or_on_earlier_rounds() -> None:
+    def cohorts(ranks: int, rounds: list[int]) -> dict[int, list[int]]:
+        everyone = federation(20, world_size=ranks, clients_per_round=6)
+        return {t: [client.id for client in everyone.cohort(t)] for t in rounds}
+
+    straight = cohorts(1, [1, 2, 3, 4])
+    assert cohorts(4, [1, 2, 3, 4]) == straight
+    assert cohorts(3, [4, 2]) == {4: straight[4], 2: straight[2]}
+    assert len({tuple(ids) for ids in straight.values()}) == 4
+
+
+def test_cohorts_differ_by_seed_and_reach_everybody_equally_often() -> None:
+    seen = np.zeros(20)
+    everyone = federation(20, clients_per_round=5)
+    for t in range(1, 401):
+        for client in everyone.cohort(t):
+            seen[client.id] += 1
+    assert seen.sum() == 400 * 5
+    assert abs(seen - 100).max() < 5 * np.sqrt(400 * 0.25 * 0.75)
+    other = Federation(clients(20), RandomStreams(1), clients_per_round=5)
+    assert [c.id for c in other.cohort(1)] != [c.id for c in everyone.cohort(1)]
+
+
+def test_renumbered_clients_are_drawn_by_their_key() -> None:
+    order = [3, 0, 4, 1, 2]
+    straight = federation(5, clients_per_round=2)
+    renumbered = Federation(
+        [replace(straight.clients[old], id=new) for new, old in enumerate(order)], RandomStreams(0), clients_per_round=2
+    )
+    for t in range(1, 20):
+        assert {client.key for client in renumbered.cohort(t)} == {client.key for client in straight.cohort(t)}
+        assert [client.id for client in renumbered.cohort(t)] == sorted(client.id for client in renumbered.cohort(t))
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"world_size": 6}, "6 processes for 5 clients.*--trainer.devices.*--partition.clients"),
+        ({"clients_per_round": 6}, "--trainer.clients_per_round is 6: give 1 to 5"),
+        ({"clients_per_round": 0}, "--trainer.clients_per_round is 0"),
+    ],
+)
+def test_impossible_federations_are_refused_in_one_line(options: dict[str, int], complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint) as refusal:
+        federation(5, **options)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_clients_data_is_opened_once_on_its_device() -> None:
+    opened = []
+    client = replace(clients(1)[0], open_data=lambda device: opened.append(device) or "data", device="meta")
+    assert opened == []
+    assert (client.data, client.data) == ("data", "data")
+    assert opened == ["meta"]
+
+
+def test_a_clients_streams_are_named_by_its_key() -> None:
+    a, b = clients(2)
+    renumbered = replace(a, id=1)
+    assert torch.equal(torch.rand(3, generator=a.random("x", 2)), torch.rand(3, generator=renumbered.random("x", 2)))
+    assert not torch.equal(torch.rand(3, generator=a.random("x", 2)), torch.rand(3, generator=b.random("x", 2)))

@@ -1,0 +1,198 @@
+"""The trainer from Python: client errors, bad numbers, callbacks, and what is left when fit returns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flgen import IID, Callback, Digits, Evaluation, FedAvg, FederatedTrainer, Prism, Shards, SmallCNN
+from flgen.errors import FlgenError, UsageError
+from flgen.experiment.checkpoints import find_checkpoint
+from flgen.experiment.config import describe
+from flgen.experiment.records import read_events, read_metrics
+from flgen.star_round import ClientFailed
+
+
+class Fragile(SmallCNN):
+    """Raises, or loses its numbers, on the data of chosen clients: those with a given first label."""
+
+    def __init__(self, how: str, label: int) -> None:
+        super().__init__(image_size=8, width=2)
+        self.how, self.label = how, label
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        if (batch[1] == self.label).all():
+            if self.how == "raise":
+                raise RuntimeError("the sensor is off")
+            return loss * float("nan")
+        return loss
+
+
+def fit_fragile(run_dir: Path, how: str, devices: int = 1, **options: Any) -> Any:
+    """Ten clients with one class each; the client of class 3 fails."""
+    trainer = FederatedTrainer(rounds=2, accelerator="cpu", devices=devices, callbacks=[], **options)
+    return trainer.fit(
+        FedAvg(batch_size=64),
+        Fragile(how, 3),
+        Digits(),
+        Shards(clients=10, shards_per_client=1),
+        evaluation=Evaluation(images=16, extractors=[]),
+        run_dir=run_dir,
+    )
+
+
+FAILURES = {"raise": "RuntimeError: the sensor is off", "nan": "its upload 'weights' holds NaN or infinity"}
+
+
+@pytest.mark.parametrize("how", FAILURES)
+@pytest.mark.parametrize("devices", [1, 2])
+def test_skip_leaves_a_failing_client_out_and_says_so(how: str, devices: int, tmp_path: Path) -> None:
+    result = fit_fragile(tmp_path / "run", how, devices, on_client_error="skip", min_clients=8)
+    assert result.round == 2
+    errors = [event for event in read_events(tmp_path / "run" / "events.jsonl") if event["event"] == "client_error"]
+    assert errors
+    assert {event["round"] for event in errors} == {1, 2}
+    assert all(FAILURES[how] in event["error"] for event in errors)
+    failed = {event["client"] for event in errors}
+    assert len(failed) == len(errors) / 2  # the same clients in both rounds
+    weights = find_checkpoint(tmp_path / "run" / "checkpoints" / "last").server_state()["method"]["weights"]
+    assert torch.isfinite(weights).all()
+
+
+@pytest.mark.parametrize("how", FAILURES)
+def test_raise_names_the_round_the_client_and_the_reason(how: str, tmp_path: Path) -> None:
+    with pytest.raises(ClientFailed, match=rf"round 1, client \d+ \(rank 0\): {FAILURES[how]}"):
+        fit_fragile(tmp_path / "run", how)
+    assert read_events(tmp_path / "run" / "events.jsonl")[-1]["event"] == "failed"
+
+
+def test_too_few_clients_left_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ClientFailed, match=r"9 of 10 clients are left, --trainer.min_clients asks for 10"):
+        fit_fragile(tmp_path / "run", "raise", on_client_error="skip", min_clients=10)
+
+
+def test_one_failing_rank_ends_all_with_its_reason(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(FlgenError):
+        fit_fragile(tmp_path / "run", "raise", devices=2)
+    printed = capfd.readouterr().err
+    assert printed.count("flgen: error:") == 1
+    assert "the sensor is off" in printed
+
+
+class Diary(Callback):
+    """Counts the hooks that were called."""
+
+    def __init__(self) -> None:
+        self.hooks: Counter[str] = Counter()
+
+    def on_fit_start(self, trainer: Any) -> None:
+        self.hooks["fit_start"] += 1
+
+    def on_client_start(self, trainer: Any, round: int, client: int) -> None:
+        self.hooks["client_start"] += 1
+
+    def on_local_step(self, trainer: Any, round: int, client: int, step: int, steps: int) -> None:
+        self.hooks["local_step"] += 1
+        assert 1 <= step <= steps
+
+    def on_evaluation_end(self, trainer: Any, round: int, metrics: Any, images: Any) -> None:
+        self.hooks["evaluation"] += 1
+
+    def on_round_end(self, trainer: Any, round: int, metrics: Any) -> None:
+        self.hooks["round_end"] += 1
+        assert metrics["comm/up_bytes"] > 0
+
+    def on_checkpoint(self, trainer: Any, round: int, path: Path) -> None:
+        self.hooks["checkpoint"] += 1
+        assert path.is_dir()
+
+    def on_fit_end(self, trainer: Any) -> None:
+        self.hooks["fit_end"] += 1
+
+
+def test_callbacks_see_every_moment(fit_small: Any, tmp_path: Path) -> None:
+    diary = Diary()
+    fit_small(tmp_path / "run", callbacks=[diary], rounds=3, checkpoint_every=2)
+    assert diary.hooks == {
+        "fit_start": 1,
+        "client_start": 15,
+        "local_step": 30,
+        "evaluation": 2,  # after round 1 and at the end
+        "round_end": 3,
+        "checkpoint": 2,
+        "fit_end": 1,
+    }
+
+
+def test_the_method_holds_the_result_after_a_fit_on_two_processes(tmp_path: Path) -> None:
+    method, model = FedAvg(batch_size=32), SmallCNN(image_size=8, width=4)
+    before = method, [parameter.clone() for parameter in model.parameters()]
+    result = FederatedTrainer(rounds=2, accelerator="cpu", devices=2, callbacks=[]).fit(
+        method,
+        model,
+        Digits(),
+        IID(clients=4),
+        evaluation=Evaluation(extractors=[]),
+        run_dir=tmp_path / "run",
+    )
+    assert result.metrics["test/accuracy"] > 0.1
+    saved = find_checkpoint(tmp_path / "run" / "checkpoints" / "last").server_state()["method"]["weights"]
+    assert torch.equal(method.w, saved)
+    assert not all(torch.equal(a, b) for a, b in zip(before[1], model.parameters(), strict=True))
+
+
+def test_the_configuration_of_a_fit_from_python_is_the_command_lines(fit_small: Any, tmp_path: Path) -> None:
+    import yaml
+
+    fit_small(tmp_path / "run")
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["method"] == describe(Prism(local_steps=2, batch_size=8, recalibration_batches=2))
+    assert config["partition"]["init_args"] == {"clients": 5, "shards_per_client": 4}
+    assert config["model"]["init_args"]["loss"]["init_args"]["real_batch"] == 8
+
+
+def test_a_checkpoint_of_another_run_is_refused(fit_small: Any, tmp_path: Path) -> None:
+    fit_small(tmp_path / "run")
+    with pytest.raises(UsageError, match=r"is of another run \(different seed, partition\)"):
+        fit_small(tmp_path / "run", seed=8, rounds=3, ckpt_path="last")
+
+
+def test_a_resume_with_other_options_keeps_the_old_configuration(fit_small: Any, tmp_path: Path) -> None:
+    fit_small(tmp_path / "run", rounds=1)
+    fit_small(tmp_path / "run", rounds=2, ckpt_path="last")
+    assert "rounds: 1" in (tmp_path / "run" / "config-until-round-00001.yaml").read_text()
+    assert "rounds: 2" in (tmp_path / "run" / "config.yaml").read_text()
+    assert [row["round"] for row in read_metrics(tmp_path / "run" / "metrics.csv")] == [1, 2]
+
+
+def test_only_the_newest_checkpoints_are_kept(fit_small: Any, tmp_path: Path) -> None:
+    fit_small(tmp_path / "run", rounds=4, keep_checkpoints=2)
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept == ["round-00003", "round-00004"]
+
+
+def test_client_state_may_live_in_files(fit_small: Any, tmp_path: Path) -> None:
+    fit_small(tmp_path / "memory")
+    fit_small(tmp_path / "files", client_state_mb=1e-6)
+    memory, files = (find_checkpoint(tmp_path / run / "checkpoints" / "last") for run in ("memory", "files"))
+    assert torch.equal(memory.server_state()["method"]["scores"], files.server_state()["method"]["scores"])
+    assert not list((tmp_path / "files").glob(".state*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rounds": 0}, "--trainer.rounds is 0"),
+        ({"devices": 0}, "--trainer.devices is 0"),
+        ({"timeout_s": 0}, "--trainer.timeout_s is 0"),
+        ({"min_clients": 0}, "--trainer.min_clients is 0"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        FederatedTrainer(**options)
