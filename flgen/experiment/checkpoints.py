@@ -14,8 +14,9 @@ import hashlib
 import json
 import logging
 import os
-import pickle
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -73,39 +74,60 @@ def checkpoint_name(round: int) -> str:
 
 
 def start_checkpoint(folder: Path, round: int) -> Path:
-    """Return the empty temporary folder of a new checkpoint."""
+    """Return the empty temporary folder of a new checkpoint; what an interrupted one left behind is removed.
+
+    Raises:
+        FlgenError: It cannot be made.
+    """
     partial = folder / f".{checkpoint_name(round)}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    for left_behind in folder.glob(".round-*.partial"):
+        shutil.rmtree(left_behind, ignore_errors=True)
+    with _writing(partial):
+        partial.mkdir(parents=True)
     return partial
 
 
 def write_state(partial: Path, name: str, state: Any) -> FileRecord:
-    """Save one file of a checkpoint and return its record."""
+    """Save one file of a checkpoint and return its record.
+
+    Raises:
+        FlgenError: It cannot be written.
+    """
     path = partial / name
-    with path.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    return _record(path)
+    with _writing(path):
+        with path.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        return _record(path)
 
 
 def finish_checkpoint(partial: Path, round: int, identity: dict[str, Any], files: list[FileRecord]) -> Path:
-    """Write the manifest and give the checkpoint its name; returns the final folder."""
+    """Write the manifest and give the checkpoint its name; returns the final folder.
+
+    Checkpoints of later rounds are removed: they belong to a course of the run that was left to go on from an
+    earlier one, and `last` must not find them.
+
+    Raises:
+        FlgenError: It cannot be written.
+    """
     manifest = {"format": FORMAT, "round": round, "identity": identity, "files": [asdict(file) for file in files]}
-    with (partial / "manifest.json").open("w") as file:
-        json.dump(manifest, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    final = partial.parent / checkpoint_name(round)
-    shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same round, or this round run again
-    os.replace(partial, final)
+    folder, final = partial.parent, partial.parent / checkpoint_name(round)
+    with _writing(final):
+        with (partial / "manifest.json").open("w") as file:
+            json.dump(manifest, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        for path, number in _by_round(folder):
+            if number >= round:  # also a damaged one of this round, or this round run again
+                shutil.rmtree(path, ignore_errors=True)
+        os.replace(partial, final)
     return final
 
 
 def remove_old_checkpoints(folder: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints."""
-    for path in sorted(folder.glob("round-*"))[:-keep]:
+    for path, _ in _by_round(folder)[:-keep]:
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -123,13 +145,15 @@ def open_checkpoint(path: Path) -> Checkpoint:
         files = tuple(FileRecord(**record) for record in manifest["files"])
         checkpoint = Checkpoint(path, int(manifest["round"]), dict(manifest["identity"]), files)
         known = manifest["format"] == FORMAT
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        outside = [file.name for file in files if Path(file.name).name != file.name]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise FlgenError(f"checkpoint {path} is damaged: its manifest.json cannot be read ({error})") from error
     if not known:
         raise FlgenError(f"checkpoint {path} has format {manifest['format']}, this flgen reads format {FORMAT}")
+    if outside:
+        raise FlgenError(f"checkpoint {path} is damaged: its manifest.json names {outside[0]!r}, outside its folder")
     for expected in files:
-        file = path / expected.name
-        if Path(expected.name).name != expected.name or not file.is_file() or _record(file) != expected:
+        if not _is_whole(path / expected.name, expected):
             raise FlgenError(
                 f"checkpoint {path} is damaged: {expected.name} is missing or not what was written; "
                 "use an older one, or --ckpt_path last to take the newest good one"
@@ -152,12 +176,36 @@ def find_checkpoint(ckpt_path: str | Path, run_dir: Path | None = None) -> Check
     if path.name != "last":
         return open_checkpoint(path)
     folder = run_dir / "checkpoints" if len(path.parts) == 1 and run_dir is not None else path.parent
-    for candidate in sorted(folder.glob("round-*"), reverse=True):
+    for candidate, _ in reversed(_by_round(folder)):
         try:
             return open_checkpoint(candidate)
         except FlgenError as error:
             log.warning("%s; trying the one before", error)
-    raise FlgenError(f"no usable checkpoint in {folder}: start without --ckpt_path, or name another run")
+    raise FlgenError(
+        f"no usable checkpoint in {folder}: name another run, or start anew without --ckpt_path in another --run_dir"
+    )
+
+
+def _by_round(folder: Path) -> list[tuple[Path, int]]:
+    """Return the checkpoint folders and their rounds, the oldest first."""
+    found = [(path, int(path.name[6:])) for path in folder.glob("round-*") if path.name[6:].isdecimal()]
+    return sorted(found, key=lambda checkpoint: checkpoint[1])
+
+
+def _is_whole(path: Path, expected: FileRecord) -> bool:
+    try:
+        return path.is_file() and _record(path) == expected
+    except OSError:
+        return False
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as the latter
+        reason = " ".join(str(error).split())[:200]
+        raise FlgenError(f"checkpoint {path} cannot be written ({reason}): free some space") from error
 
 
 def _record(path: Path) -> FileRecord:
@@ -168,5 +216,5 @@ def _record(path: Path) -> FileRecord:
 def _read(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # what a crafted file makes the loader raise has no end
         raise FlgenError(f"checkpoint file {path} cannot be read: {' '.join(str(error).split())[:200]}") from error

@@ -20,7 +20,7 @@ from typing import Any, get_args
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from flgen.errors import UsageError
+from flgen.errors import FlgenError, UsageError
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def build_parser(
     sections: Sequence[Section], extra_options: Mapping[str, dict[str, Any]], description: str
 ) -> ArgumentParser:
     """Return the parser of one command: `--config`, the command's own options, and the sections."""
-    parser = ArgumentParser(exit_on_error=False, description=description)
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=description)
     parser.add_argument(
         "--config", action="config", help="A YAML file; later files and later arguments override earlier ones."
     )
@@ -90,10 +90,19 @@ class Configuration:
         """Return the objects that the values describe, the model made for the data set.
 
         Raises:
-            UsageError: A constructor refuses its arguments.
+            FlgenError: A constructor refuses its arguments.
         """
-        fit_model_to_data(self.values)
-        return self.parser.instantiate(self.values)
+        try:
+            fit_model_to_data(self.values)
+            return self.parser.instantiate(self.values)
+        except ValueError as error:
+            # The parser wraps what a constructor raises, once per level of nesting.
+            cause: BaseException | None = error
+            while cause is not None:
+                if isinstance(cause, FlgenError):
+                    raise cause from None
+                cause = cause.__cause__
+            raise
 
 
 def parse(parser: ArgumentParser, arguments: Sequence[str], sections: Sequence[Section]) -> Configuration:
@@ -105,20 +114,23 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], sections: Sequence[S
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             values = parser.parse_args(list(arguments))
-    except ArgumentError as error:
+    except (ArgumentError, UnicodeDecodeError) as error:
         _check_files(arguments)
         raise UsageError(explain(str(error), parser, sections)) from error
+    for section in sections:
+        if section.kind == "options" and not isinstance(values[section.name], Namespace):
+            raise UsageError(f"--{section.name}: {values[section.name]} is no option; give --{section.name}.NAME VALUE")
     fill_presets(values)
     return Configuration(values, parser)
 
 
 def _check_files(arguments: Sequence[str]) -> None:
-    """Name the `--config` file that is not YAML; the parser's own message does not."""
+    """Name the `--config` file that is not YAML, or no mapping; the parser's own message does not."""
     joined = [argument.partition("=")[2] for argument in arguments if argument.startswith("--config=")]
     for path in [*joined, *(value for option, value in pairwise(arguments) if option == "--config")]:
         try:
-            if Path(path).is_file():
-                yaml.safe_load(Path(path).read_text())
+            if Path(path).is_file() and not isinstance(yaml.safe_load(Path(path).read_text()), dict):
+                raise UsageError(f"--config {path}: holds no options; write them as in `run_dir: runs/x`")
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             reason = _one_line(str(error)).replace(' in "<unicode string>"', "")
             raise UsageError(f"--config {path}: not valid YAML: {reason}") from error
@@ -127,7 +139,9 @@ def _check_files(arguments: Sequence[str]) -> None:
 _UNKNOWN_KEY = re.compile(
     r"does not accept option '([^']+)'|Option '([^']+)' is not accepted|[Uu]nrecognized arguments: (\S+)"
 )
-_UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (\S+)|Import path (\S+) does not correspond")
+_UNKNOWN_CLASS = re.compile(
+    r"Expected a dot import path string: (\S+)|Import path (?:(\S+) )?does not correspond|Not a valid subclass"
+)
 
 
 def explain(message: str, parser: ArgumentParser, sections: Sequence[Section]) -> str:
@@ -139,29 +153,38 @@ def explain(message: str, parser: ArgumentParser, sections: Sequence[Section]) -
     keys = re.findall(r'Parser key "([^"]+)"', message)
     where = ".".join(keys)
     reasons = message.rpartition("Parser key")[2]
-    if missing := re.search(r"File does not exist: '([^']+)'", message):
-        return f"--{where} {missing.group(1)}: there is no such file"
+    if missing := re.search(r"File does not exist: '([^']+)'|Path is not a file: '([^']+)'", message):
+        return f"--{where} {next(filter(None, missing.groups()))}: there is no such file"
     if "Problems parsing config" in message:
         return f"--config: not valid YAML: {_one_line(message.partition('Problems parsing config:')[2])}"
     if required := re.search(r"following arguments are required: (.+)|Key '([^']+)' is required", message):
         names = next(filter(None, required.groups()))
         return f"missing: {', '.join('--' + name.strip() for name in names.split(','))}; give it here or in a --config"
     if unknown := _UNKNOWN_KEY.search(reasons):
-        option = next(filter(None, unknown.groups())).lstrip("-").partition("=")[0]
+        given = next(filter(None, unknown.groups()))
+        if not keys and not given.startswith("-") and "nrecognized" in message:
+            return f"{given}: options are given as --NAME VALUE; this belongs to none"
+        option = given.lstrip("-").partition("=")[0]
         owner = re.findall(r"given class_path '([^']+)'", message)
         if owner and keys:
+            if any(section.name == where and _path(section.type) == owner[-1] for section in sections):
+                return f"--{where}.{option}: name the class first, by --{where} CLASS or in a --config before it"
             return (
                 f"--{where}.{option}: {_short(owner[-1])} has no {option!r}{_nearest(option, _parameters(owner[-1]))}"
             )
         group = re.search(r"Group '([^']+)'", message)
         option = f"{group.group(1)}.{option}" if group else option
         return f"--{option}: there is no such option{_nearest(option, _keys(parser))}"
+    values = re.findall(r"(?:Given value|Got value): (.+)", reasons)
     if unknown := _UNKNOWN_CLASS.search(reasons):
-        given = next(filter(None, unknown.groups()))
+        given = next(filter(None, unknown.groups()), values[0] if values else "")
         names = _class_names(message, where, sections)
         return f"--{where} {given}: there is no such class{_nearest(_short(given), names)}"
-    leaf = [line.strip(" -") for line in reasons.splitlines() if "Expected" in line and "NoneType" not in line]
-    return f"--{where}: {_plain(leaf[0])}" if keys and leaf else _plain(message)
+    if broken := re.search(r"given class_path '([^']+)':\s*(.+)", reasons):
+        return f"--{where} {broken.group(1)}: {_one_line(broken.group(2))}"
+    kinds = re.findall(r"Expected an? (.+?)(?:\. Got value.*)?$", reasons.partition("Given value:")[0], re.MULTILINE)
+    kinds = [_kind(kind) for kind in kinds if "NoneType" not in kind]
+    return f"--{where}: {values[0]} is not {' or '.join(kinds)}" if keys and kinds and values else _one_line(message)
 
 
 def _class_names(message: str, where: str, sections: Sequence[Section]) -> list[str]:
@@ -229,15 +252,16 @@ def describe(value: Any) -> Any:
         return str(value)
     if isinstance(value, (list, tuple)):
         return [describe(item) for item in value]
-    options = {
-        option: describe(getattr(value, option))
-        for option in _parameters(f"{type(value).__module__}.{type(value).__qualname__}")
-        if hasattr(value, option)
-    }
-    return {"class_path": f"{type(value).__module__}.{type(value).__qualname__}", "init_args": options}
+    class_path = _path(type(value))
+    options = {option: describe(getattr(value, option)) for option in _parameters(class_path) if hasattr(value, option)}
+    return {"class_path": class_path, "init_args": options}
 
 
 _SHAPE_OPTIONS = ("image_size", "channels", "classes")
+
+
+def _path(type_: Any) -> str:
+    return f"{type_.__module__}.{type_.__qualname__}" if isinstance(type_, type) else ""
 
 
 def _locate(class_path: str) -> Any:
@@ -253,7 +277,7 @@ def _parameters(class_path: str) -> list[str]:
 
 
 def _subclasses(base: type) -> list[str]:
-    found: list[str] = [f"{base.__module__}.{base.__qualname__}"]
+    found: list[str] = [_path(base)]
     subclass: type
     for subclass in type.__subclasses__(base):
         found += _subclasses(subclass)
@@ -275,14 +299,11 @@ def _nearest(given: str, names: Sequence[str]) -> str:
     return f"; valid names are {', '.join(sorted(names)[:30])}" if names else ""
 
 
-def _plain(reason: str) -> str:
-    """Say what a parser's reason says, without Python's spelling of types."""
-    reason = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", _one_line(reason)).replace("typing.", "")
-    expected = re.fullmatch(r"Expected an? (?:Literal\[(.+)\]|(.+?))\. Got value: (.+)", reason)
-    if not expected:
-        return reason
-    choices, kind, given = expected.groups()
-    return f"{given} is not {'one of ' + choices if choices else 'of type ' + kind}"
+def _kind(name: str) -> str:
+    """Say what a parser expects, without Python's spelling of types."""
+    name = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", name).replace("typing.", "")
+    choices = re.fullmatch(r"Literal\[(.+)\]", name)
+    return f"of type {name}" if not choices else f"one of {choices.group(1)}" if "," in name else choices.group(1)
 
 
 def _one_line(text: str) -> str:

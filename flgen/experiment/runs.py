@@ -62,9 +62,9 @@ class RunFolder:
                 f"run folder {self.path} cannot be read ({error.strerror}): choose another --run_dir"
             ) from error
         if occupied:
-            raise FlgenError(
-                f"run folder {self.path} already exists: continue it with --ckpt_path last, or choose another --run_dir"
-            )
+            continues = any(self.checkpoints.glob("round-*"))
+            remedy = "continue it with --ckpt_path last" if continues else "it has no checkpoint to continue: remove it"
+            raise FlgenError(f"run folder {self.path} already exists: {remedy}, or choose another --run_dir")
 
     def create(self) -> None:
         """Make the folder and make sure that it can be written to.

@@ -48,6 +48,10 @@ class Client:
         """The client's own samples, on this rank's device."""
         return self.open_data(self.device)
 
+    def close_data(self) -> None:
+        """Forget the opened data; they are opened again when they are needed."""
+        self.__dict__.pop("data", None)
+
     def random(self, purpose: str, t: int, device: torch.device | str = "cpu") -> torch.Generator:
         """Return this client's random stream for one purpose in round t."""
         return self.streams.torch(purpose, round=t, client=self.key, device=device)
@@ -62,6 +66,8 @@ class Federation:
         streams: The run's random streams.
         world_size: Number of ranks.
         clients_per_round: Size of a cohort; None means everybody.
+        stateless: Whether clients keep nothing from round to round, so that any rank can stand in for a client's
+            host; a method says so in its `setup`.
 
     Raises:
         UsageError: More ranks than clients, or a cohort larger than the federation.
@@ -71,6 +77,7 @@ class Federation:
     streams: RandomStreams
     world_size: int = 1
     clients_per_round: int | None = None
+    stateless: bool = False
 
     def __post_init__(self) -> None:
         if self.world_size > len(self.clients):
@@ -83,14 +90,15 @@ class Federation:
                 f"--trainer.clients_per_round is {self.clients_per_round}: give 1 to {len(self.clients)}, the number "
                 "of clients (--partition.clients)"
             )
-        self.host = place([1 for _ in self.clients], self.world_size)
+        self.place_by_work(lambda client: 1.0)
 
     def __len__(self) -> int:
         return len(self.clients)
 
     def place_by_work(self, work: Callable[[Client], float]) -> None:
         """Balance the ranks by each client's expected work per round (any unit)."""
-        self.host = place([work(client) for client in self.clients], self.world_size)
+        self._work = [work(client) for client in self.clients]
+        self.host = place(self._work, self.world_size)
 
     def cohort(self, t: int) -> list[Client]:
         """Return who takes part in round t, by ascending id: drawn without replacement from a stream of its own."""
@@ -99,6 +107,12 @@ class Federation:
         by_key = sorted(self.clients, key=lambda client: client.key)
         chosen = self.streams.numpy("cohort", round=t).choice(len(by_key), self.clients_per_round, replace=False)
         return sorted((by_key[i] for i in chosen), key=lambda client: client.id)
+
+    def ranks(self, cohort: Sequence[Client]) -> dict[int, int]:
+        """Return the rank that runs each client of a cohort, by id: its host, or one that stands in (`stateless`)."""
+        home = [self.host[client.id] for client in cohort]
+        rank = balance([self._work[client.id] for client in cohort], home, self.world_size) if self.stateless else home
+        return {client.id: rank[number] for number, client in enumerate(cohort)}
 
     def hosted_by(self, rank: int) -> list[Client]:
         """Return the clients of one rank, by ascending id."""
@@ -114,3 +128,27 @@ def place(work: Sequence[float], world_size: int) -> list[int]:
         host[client] = rank
         load[rank] += work[client]
     return host
+
+
+def balance(work: Sequence[float], home: Sequence[int], world_size: int) -> list[int]:
+    """Return the rank that does each piece of work: its home, unless a move brings the ranks closer together.
+
+    A small cohort rarely falls evenly on the ranks: of 10 clients drawn from 100, one of two ranks hosts 6.2 on average.
+
+    Args:
+        work: Amount of each piece, not negative.
+        home: Rank that each piece would rather stay on.
+        world_size: Number of ranks.
+    """
+    rank = list(home)
+    load = np.bincount(home, weights=work, minlength=world_size)
+    while True:
+        busiest, idlest = int(load.argmax()), int(load.argmin())
+        gap = load[busiest] - load[idlest]
+        movable = [piece for piece, amount in enumerate(work) if rank[piece] == busiest and 0 < amount < gap]
+        if not movable:
+            return rank
+        moved = min(movable, key=lambda piece: (abs(gap / 2 - work[piece]), piece))
+        rank[moved] = idlest
+        load[busiest] -= work[moved]
+        load[idlest] += work[moved]

@@ -166,7 +166,9 @@ def _explain_exit(error: ProcessExitedException, first_failure: int) -> RanksFai
         return RanksFailed(f"rank {error.error_index} was killed by {error.signal_name}; {_CONTINUE}")
     if error.exit_code == LOST_CONTACT:
         return RanksFailed(f"a rank ended without a word and the others lost contact; {_CONTINUE}")
-    return RanksFailed(f"rank {error.error_index} ended with exit status {error.exit_code}; {_CONTINUE}", error.exit_code)
+    return RanksFailed(
+        f"rank {error.error_index} ended with exit status {error.exit_code}; {_CONTINUE}", error.exit_code
+    )
 
 
 def _forked(fabric: Fabric) -> bool:

@@ -59,6 +59,7 @@ class FedAvg(ServerMethod):
     def setup(self, federation: Federation, model: LightningModule, data: ImageData, fabric: Fabric) -> None:
         """Take the module's own initial weights as w_1, the same on every rank."""
         super().setup(federation, model, data, fabric)
+        federation.stateless = True
         self.w = flat_parameters.flatten_model(model)  # what the resident module computes with
         self.w_t = self.w.clone()
         self.logged = local_training.LoggedValues(fabric)

@@ -55,8 +55,9 @@ class RunningSum:
             if total.dtype == torch.int64:
                 fraction_bits = self.fraction_bits if tensor.is_floating_point() else 0
                 self._check_range(name, tensor, fraction_bits)
-                if fraction_bits:
-                    tensor = tensor.double().mul_(2.0**fraction_bits).round_()
+                if fraction_bits:  # exact in any float that holds it: the factor is a power of two
+                    wide = torch.promote_types(tensor.dtype, torch.float32)
+                    tensor = (tensor.to(wide) * 2.0**fraction_bits).round_()
             total.add_(tensor.to(total.dtype), alpha=weight)
 
     def expect(self, name: str, summand: Summand, device: torch.device) -> None:

@@ -214,9 +214,11 @@ class Job:
         return launch(fabric, work)
 
     def __enter__(self) -> Job:
+        self.ranks_pids: list[int] = []
         self.pid = os.fork()  # as a process that a shell started: no child of multiprocessing
         if self.pid == 0:
             status = 99
+            torch.cuda._is_in_bad_fork = lambda: False  # true of a fork of a process that trained; no GPU is used here
             try:
                 status = self._run()
             finally:

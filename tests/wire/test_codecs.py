@@ -132,8 +132,7 @@ def decodes_or_says_why(message: Tensor) -> None:
     """A wire error, or tensors no larger than the message allows (a bit becomes a byte)."""
     try:
         decoded = decode_payload(message)
-    except WireError as error:
-        assert "\n" not in str(error)
+    except WireError:
         return
     assert sum(tensor.nbytes for tensor in decoded.values()) <= 8 * message.numel()
 
