@@ -36,7 +36,8 @@ class Evaluation:
             classifier that is trained on the data set in use and named after it (digits, mnist, ...).
         neighbours: k of precision, recall, density and coverage.
         reference: Which split of the data set the generated images are compared with.
-        weights: Path of the weights of an extractor that does not train its own (inception).
+        weights: Path of the weights by extractor, for those that do not train their own (inception,
+            inception_torchvision); without one they are downloaded once.
         cache_dir: Where trained extractors are kept; None means ~/.cache/flgen.
         batch_size: Images per extractor batch.
         grid: Number of images in a sample grid.
@@ -49,7 +50,7 @@ class Evaluation:
         extractors: list[str] | None = None,
         neighbours: int = 5,
         reference: Literal["test", "train"] = "test",
-        weights: str | None = None,
+        weights: dict[str, str] | None = None,
         cache_dir: str | None = None,
         batch_size: int = 256,
         grid: int = 64,
@@ -62,7 +63,7 @@ class Evaluation:
         self.extractors = extractors
         self.neighbours = neighbours
         self.reference = reference
-        self.weights = weights
+        self.weights = weights or {}
         self.cache_dir = cache_dir
         self.batch_size = batch_size
         self.grid = grid
@@ -81,6 +82,12 @@ class Evaluation:
             FlgenError: Weights that cannot be had.
         """
         names = self.extractors if self.extractors is not None else [data.name]
+        unused = set(self.weights) - set(names)
+        if unused:
+            raise UsageError(
+                f"--evaluation.weights.{min(unused)} is given, but --evaluation.extractors is {', '.join(names)}: "
+                "name the same extractor in both"
+            )
         real = len(getattr(data, self.reference))
         if names and self.neighbours >= min(self.images, real):
             raise UsageError(
@@ -88,7 +95,9 @@ class Evaluation:
                 f"({self.images} generated, {real} real)"
             )
         self._loaded = {
-            name: extractor_registry.load_extractor(name, data=data, weights=self.weights, cache_dir=self.cache_dir)
+            name: extractor_registry.load_extractor(
+                name, data=data, weights=self.weights.get(name), cache_dir=self.cache_dir
+            )
             for name in names
         }
 

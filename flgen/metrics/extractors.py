@@ -105,12 +105,12 @@ def load_extractor(
         cache_dir: Folder of trained extractors; default `$FLGEN_CACHE/extractors`, else `~/.cache/flgen/extractors`.
 
     Raises:
-        UsageError: There is no such extractor, or it belongs to another data set.
+        UsageError: There is no such extractor, it belongs to another data set, or it reads no weights.
         FlgenError: Weights are missing or damaged.
     """
     data_name = getattr(data, "name", None)
     if weights is not None and name not in PRETRAINED:
-        log.info("the extractor '%s' reads no weights: --evaluation.weights %s is not used for it", name, weights)
+        raise UsageError(f"the extractor '{name}' reads no weights: leave out --evaluation.weights.{name}")
     with torch.random.fork_rng(devices=[]):  # constructors draw weights: leave the caller's generator alone
         torch.default_generator.manual_seed(0)
         if name in _registered:

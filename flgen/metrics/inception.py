@@ -91,7 +91,7 @@ def _read_weights(name: str, url: str, weights: str | None) -> dict[str, Tensor]
     """Return a state dict from `weights`, or from the download of `url`, without unpickling anything but tensors."""
     if weights is not None:
         path = Path(weights).expanduser()
-        remedy = f"download {url} and give the file's path by --evaluation.weights"
+        remedy = f"download {url} and give the file's path by --evaluation.weights.{name} PATH"
         if not path.is_file():
             raise FlgenError(f"there is no file {path} with the weights of the extractor '{name}': {remedy}")
     else:
@@ -111,7 +111,7 @@ def _read_weights(name: str, url: str, weights: str | None) -> dict[str, Tensor]
             raise FlgenError(f"{path} is not a readable file of weights for '{name}' ({reason}): {remedy}") from error
         raise FlgenError(
             f"the extractor '{name}' needs its weights, which are neither at {path} nor to be had from {url} "
-            f"({reason}): download them elsewhere and give the file's path by --evaluation.weights PATH"
+            f"({reason}): download them elsewhere and give the file's path by --evaluation.weights.{name} PATH"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise FlgenError(f"{path} holds no state dict for the extractor '{name}': {remedy}")
@@ -125,7 +125,7 @@ def _mismatch_is_an_error(name: str, url: str, weights: str | None) -> Iterator[
     except RuntimeError as error:
         raise FlgenError(
             f"{weights or url} holds the weights of another network than the extractor '{name}', "
-            f"whose file is {url}: correct --evaluation.weights"
+            f"whose file is {url}: correct --evaluation.weights.{name}"
         ) from error
 
 

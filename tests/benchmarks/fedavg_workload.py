@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -116,29 +116,42 @@ class BareLoop:
         return torch.cat([weight.flatten() for weight in self.weights])
 
 
+class Seconds(NamedTuple):
+    """Time by the wall clock, and processor time of this process, which other jobs on the machine disturb less."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def now(cls) -> Seconds:
+        return cls(time.perf_counter(), time.process_time())
+
+    def __sub__(self, earlier: Seconds) -> Seconds:
+        return Seconds(self.wall - earlier.wall, self.cpu - earlier.cpu)
+
+
 class Alternating(Callback):
     """Runs the bare loop after every round of a fit, and times both; it must be the last callback.
 
     Attributes:
-        times: (flgen's seconds, the bare loop's seconds) of every round without evaluation.
+        times: (flgen's time, the bare loop's time) of every round without evaluation.
     """
 
     def __init__(self, bare: BareLoop) -> None:
         self.bare = bare
-        self.times: list[tuple[float, float]] = []
+        self.times: list[tuple[Seconds, Seconds]] = []
 
     def on_fit_start(self, trainer: FederatedTrainer) -> None:
-        self._mark = time.perf_counter()
+        self._began = Seconds.now()
 
     def on_round_end(self, trainer: FederatedTrainer, round: int, metrics: Mapping[str, float]) -> None:
-        framework_s = time.perf_counter() - self._mark
+        ours = Seconds.now() - self._began
         cohort = self.bare.cohort(round)
-        started = time.perf_counter()
+        began = Seconds.now()
         self.bare.round(cohort)
-        bare_s = time.perf_counter() - started
         if "time/evaluation_s" not in metrics:
-            self.times.append((framework_s, bare_s))
-        self._mark = time.perf_counter()
+            self.times.append((ours, Seconds.now() - began))
+        self._began = Seconds.now()
 
 
 def fit(setting: Setting, data: Stripes, run_dir: Path, *, callbacks: list[Callback], **trainer_options: Any) -> FedAvg:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flgen.errors import UsageError
-from flgen.federation.clients import Client, Federation, place
+from flgen.federation.clients import Client, Federation, balance, place
 from flgen.federation.streams import RandomStreams
 
 quick = settings(max_examples=100, deadline=None)
@@ -56,6 +56,45 @@ def test_every_client_has_one_host_and_the_heavy_one_is_alone() -> None:
     assert [len(part) for part in hosted] == [1, 5, 4]
     assert hosted[0][0].id == 4
     assert all([client.id for client in part] == sorted(client.id for client in part) for part in hosted)
+
+
+@quick
+@given(st.data(), st.integers(1, 5), st.lists(st.integers(0, 50), min_size=1, max_size=20))
+def test_balancing_moves_work_only_to_bring_ranks_closer(data: Any, ranks: int, work: list[int]) -> None:
+    home = data.draw(st.lists(st.integers(0, ranks - 1), min_size=len(work), max_size=len(work)))
+    rank = balance(work, home, ranks)
+    before, after = (np.bincount(where, weights=work, minlength=ranks) for where in (home, rank))
+    assert after.sum() == before.sum()
+    assert after.max() <= before.max()
+    assert after.min() >= before.min()
+    heaviest = int(after.argmax())
+    for amount, where in zip(work, rank, strict=True):
+        assert where != heaviest or amount == 0 or amount >= after.max() - after.min()  # no move would still help
+    assert balance(work, rank, ranks) == rank
+    assert balance(work, home, ranks) == rank
+
+
+def test_clients_with_state_stay_with_their_host() -> None:
+    everyone = federation(20, world_size=4, clients_per_round=6)
+    for t in range(1, 30):
+        cohort = everyone.cohort(t)
+        assert everyone.ranks(cohort) == {client.id: everyone.host[client.id] for client in cohort}
+
+
+def test_clients_without_state_are_spread_over_the_ranks() -> None:
+    everyone = federation(100, world_size=2, clients_per_round=10)
+    everyone.stateless = True
+    crowded = 0
+    for t in range(1, 50):
+        cohort = everyone.cohort(t)
+        rank_of = everyone.ranks(cohort)
+        assert list(rank_of) == [client.id for client in cohort]
+        assert np.bincount(list(rank_of.values()), minlength=2).tolist() == [5, 5]
+        at_home = np.bincount([everyone.host[client.id] for client in cohort], minlength=2)
+        crowded += at_home.max() > 5
+        stayed = sum(rank == everyone.host[client] for client, rank in rank_of.items())
+        assert stayed == 10 - (at_home.max() - 5)  # nobody moves without need
+    assert crowded > 10
 
 
 def test_everybody_takes_part_unless_a_cohort_size_is_given() -> None:
@@ -123,12 +162,16 @@ def test_impossible_federations_are_refused_in_one_line(options: dict[str, int],
     assert "\n" not in str(refusal.value)
 
 
-def test_a_clients_data_is_opened_once_on_its_device() -> None:
+def test_a_clients_data_is_opened_once_on_its_device_until_it_is_closed() -> None:
     opened = []
     client = replace(clients(1)[0], open_data=lambda device: opened.append(device) or "data", device="meta")
     assert opened == []
     assert (client.data, client.data) == ("data", "data")
     assert opened == ["meta"]
+    client.close_data()
+    client.close_data()
+    assert client.data == "data"
+    assert opened == ["meta", "meta"]
 
 
 def test_a_clients_streams_are_named_by_its_key() -> None:

@@ -113,7 +113,7 @@ def test_offline_without_weights_is_one_line_that_says_what_to_do(name, offline,
     assert str(offline) in message
     assert "https://" in message
     assert "no route to host" in message
-    assert "--evaluation.weights PATH" in message
+    assert f"--evaluation.weights.{name} PATH" in message
     assert capfd.readouterr().out == ""
 
 
