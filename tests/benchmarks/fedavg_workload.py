@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +114,13 @@ class BareLoop:
                     total.add_(parameter, alpha=len(rows) / samples)
         self.weights = average
 
+    def load(self, vector: Tensor) -> None:
+        """Go on from other weights (d,)."""
+        parts = vector.split([weight.numel() for weight in self.weights])
+        self.weights = [part.clone().view_as(weight) for part, weight in zip(parts, self.weights, strict=True)]
+
     def vector(self) -> Tensor:
+        """Return the weights as one vector (d,)."""
         return torch.cat([weight.flatten() for weight in self.weights])
 
 
@@ -131,15 +139,17 @@ class Seconds(NamedTuple):
 
 
 class Alternating(Callback):
-    """Runs the bare loop after every round of a fit, and times both; it must be the last callback.
+    """Runs the bare loop after every round of a fit, from the same weights, and times both; the last callback.
 
     Attributes:
         times: (flgen's time, the bare loop's time) of every round without evaluation.
+        deviation: The largest difference between the weights that the two ever came to.
     """
 
-    def __init__(self, bare: BareLoop) -> None:
-        self.bare = bare
+    def __init__(self, method: FedAvg, bare: BareLoop) -> None:
+        self.method, self.bare = method, bare
         self.times: list[tuple[Seconds, Seconds]] = []
+        self.deviation = 0.0
 
     def on_fit_start(self, trainer: FederatedTrainer) -> None:
         self._began = Seconds.now()
@@ -151,23 +161,51 @@ class Alternating(Callback):
         self.bare.round(cohort)
         if "time/evaluation_s" not in metrics:
             self.times.append((ours, Seconds.now() - began))
+        self.deviation = max(self.deviation, float((self.bare.vector() - self.method.w_t).abs().max()))
+        self.bare.load(self.method.w_t)  # over many rounds, training would blow up the last bit of rounding
         self._began = Seconds.now()
 
 
-def fit(setting: Setting, data: Stripes, run_dir: Path, *, callbacks: list[Callback], **trainer_options: Any) -> FedAvg:
-    """Run flgen's FedAvg with the display and callbacks that every run has, and those given; return the method."""
-    method = FedAvg(batch_size=BATCH_SIZE)
+class ProcessorTimes(Callback):
+    """Every rank writes the processor time of its rounds to a file of its own.
+
+    Args:
+        folder: Where the files go, one per process.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_fit_start(self, trainer: FederatedTrainer) -> None:
+        self._seconds: list[float] = []
+
+    def on_round_start(self, trainer: FederatedTrainer, round: int) -> None:
+        self._began = time.process_time()
+
+    def on_round_end(self, trainer: FederatedTrainer, round: int, metrics: Mapping[str, float]) -> None:
+        self._seconds.append(time.process_time() - self._began)
+
+    def on_fit_end(self, trainer: FederatedTrainer) -> None:
+        (self.folder / f"processor-{os.getpid()}.json").write_text(json.dumps(self._seconds))
+
+    def read(self) -> list[float]:
+        """Return the processor time of the busiest rank, by round."""
+        ranks = [json.loads(path.read_text()) for path in sorted(self.folder.glob("processor-*.json"))]
+        return [max(seconds) for seconds in zip(*ranks, strict=True)]
+
+
+def fit(
+    method: FedAvg, setting: Setting, data: Stripes, run_dir: Path, *, callbacks: list[Callback], devices: int = 1
+) -> None:
+    """Run flgen's FedAvg with the display and callbacks that every run has, and those given."""
     trainer = FederatedTrainer(
-        **{
-            "rounds": setting.rounds,
-            "accelerator": "cpu",
-            "devices": 1,
-            "threads_per_rank": 1,
-            "clients_per_round": setting.cohort,
-            "checkpoint_every": NEVER,
-            "callbacks": [RoundProgress(), SampleGrids(), *callbacks],
-            **trainer_options,
-        }
+        rounds=setting.rounds,
+        accelerator="cpu",
+        devices=devices,
+        threads_per_rank=1,
+        clients_per_round=setting.cohort,
+        checkpoint_every=NEVER,
+        callbacks=[RoundProgress(), SampleGrids(), *callbacks],
     )
     trainer.fit(
         method,
@@ -178,4 +216,3 @@ def fit(setting: Setting, data: Stripes, run_dir: Path, *, callbacks: list[Callb
         run_dir=run_dir,
         seed_everything=SEED,
     )
-    return method

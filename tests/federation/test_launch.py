@@ -278,7 +278,7 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
 
 
 def test_no_rank_outlives_a_killed_job(tmp_path: Path) -> None:
-    with Job(tmp_path, 2) as job:
+    with Job(tmp_path, 2, obedient=False) as job:
         job.signal(signal.SIGKILL)
         assert job.exit_status() == -signal.SIGKILL
         wait_until(lambda: not any(is_running(pid) for pid in job.ranks_pids))

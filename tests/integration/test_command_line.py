@@ -121,9 +121,40 @@ def test_partition_writes_shards_that_fit_reads_with_the_same_result(flgen: Flge
     direct, again = (find_checkpoint(tmp_path / name / "checkpoints" / "last").server_state() for name in runs)
     assert torch.equal(direct["method"]["scores"], again["method"]["scores"])
     refused = flgen("partition", "--config", DIGITS, "--output", "shards")
-    assert refused.returncode == 1
+    assert refused.returncode == 1  # a folder that is there is never overwritten
     assert refused.stderr.count("\n") == 1
     assert "shards" in refused.stderr
+
+
+def test_loggers_get_metrics_and_images_without_a_network(flgen: Flgen, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    loggers = ("--loggers+=WandbLogger", "--loggers.init_args.offline=true", "--loggers+=TensorBoardLogger")
+    done = flgen("fit", "--config", DIGITS, *QUICK, *loggers, "--run_dir", "run", WANDB_MODE="online")
+    assert done.returncode == 0, done.stderr
+    (wandb_run,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    assert len(list(wandb_run.rglob("samples*.png"))) == 2
+    assert next(wandb_run.glob("*.wandb")).stat().st_size > 1000
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    logged = [(event.step, event.value) for event in events.Scalars("fid/digits")]
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert [step for step, _ in logged] == [1, 2]
+    assert logged[-1][1] == pytest.approx(rows[-1]["fid/digits"])
+    assert [image.step for image in events.Images("samples")] == [1, 2]
+
+
+def test_the_vgg_loss_trains_from_a_file_of_weights(flgen: Flgen, tmp_path: Path) -> None:
+    from torchvision.models import vgg19_bn
+
+    torch.save(vgg19_bn(num_classes=2).state_dict(), tmp_path / "vgg.pth")
+    loss = ("--model.loss=VggMoments", "--model.loss.weights=vgg.pth", "--model.loss.mode=train")
+    small = [option for option in QUICK if "real_batch" not in option and "rounds" not in option]
+    sizes = ("--data.image_size=16", "--partition.clients=2", "--trainer.rounds=1", "--evaluation.extractors=[]")
+    done = flgen("fit", "--config", DIGITS, *small, *loss, *sizes, "--run_dir", "run")
+    assert done.returncode == 0, done.stderr
+    (state, _) = find_checkpoint(tmp_path / "run" / "checkpoints" / "last").client_states().values()
+    assert int(state["v_step"]) == 2  # the moving average took its two steps and stays with the client
+    assert read_metrics(tmp_path / "run" / "metrics.csv")[-1]["train/distance"] > 0
 
 
 @pytest.mark.parametrize("config", sorted(path.name for path in CONFIGS.glob("*.yaml")))
@@ -136,7 +167,11 @@ def test_every_shipped_configuration_parses(config: str, flgen: Flgen) -> None:
 # ---- failures: one line each, what and where and what to do -----------------------------------------------------
 
 MISTAKES = {
-    "unknown key": (("--trainer.rouns=3",), 2, r"--trainer.rouns: there is no such option; did you mean trainer.rounds\?"),
+    "unknown key": (
+        ("--trainer.rouns=3",),
+        2,
+        r"--trainer.rouns: there is no such option; did you mean trainer.rounds\?",
+    ),
     "unknown init_arg": (("--method.local_stps=3",), 2, r"--method.local_stps: .* did you mean local_steps\?"),
     "wrong type": (("--trainer.rounds=many",), 2, r"--trainer.rounds: many is not of type int"),
     "wrong class": (("--method=Prysm",), 2, r"--method Prysm: there is no such class; did you mean Prism\?"),
@@ -281,7 +316,9 @@ def test_a_killed_rank_ends_the_job_and_the_last_checkpoint_resumes(
 
     good = find_checkpoint(tmp_path / "run" / "checkpoints" / "last").round
     rounds = f"--trainer.rounds={good + 1}"
-    done = flgen("fit", "--config", DIGITS, *QUICK, rounds, "--run_dir=run", "--ckpt_path=last", "--method.local_steps=20")
+    done = flgen(
+        "fit", "--config", DIGITS, *QUICK, rounds, "--run_dir=run", "--ckpt_path=last", "--method.local_steps=20"
+    )
     assert done.returncode == 0, done.stderr
     assert find_checkpoint(tmp_path / "run" / "checkpoints" / "last").round == good + 1
 

@@ -44,6 +44,7 @@ def upload(client: int) -> Payload:
     return {
         "mask": bits(torch.rand(1001, generator=draws) < 0.3),
         "weights": dense(torch.randn(17, 3, generator=draws)),
+        "tiny": dense(1e-6 * torch.randn(5, generator=draws)),  # rounded by a sum in fixed point
         "narrow": dense(torch.randn(9, generator=draws), torch.bfloat16),
         "counts": dense(torch.randint(-5, 5, (4,), generator=draws)),
     }
@@ -225,7 +226,7 @@ def test_wire_bytes_are_those_handed_to_the_process_group(
     if transport == "messages":
         assert rows["upload"].wire_bytes == sum(encode_payload(payload).numel() for payload in moved)
     else:  # a byte per mask bit, eight per float or integer, from every rank but the server's
-        assert rows["upload"].wire_bytes == (ranks - 1) * (1001 + 8 * (17 * 3 + 9 + 4))
+        assert rows["upload"].wire_bytes == (ranks - 1) * (1001 + 8 * (17 * 3 + 5 + 9 + 4))
     assert rows["download"].wire_bytes == (ranks - 1) * encode_payload(download()).numel()
 
 

@@ -1,0 +1,134 @@
+"""FedAvg of a small CNN: what the framework adds to the bare loop, on one rank and on two."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+import torch
+from fedavg_workload import BATCH_SIZE, CLIENTS, Alternating, BareLoop, ProcessorTimes, Seconds, Setting, fit
+from report import Report
+
+from flgen import FedAvg
+
+pytestmark = pytest.mark.benchmark
+
+TWO_RANKS = Setting(samples_per_client=100, cohort=10, rounds=4)
+
+
+def take_turns(setting: Setting, run_dir: Path) -> Alternating:
+    """Run flgen and the bare loop in turns, and make sure that they compute the same."""
+    data = setting.data()
+    method = FedAvg(batch_size=BATCH_SIZE)
+    turns = Alternating(method, BareLoop(setting, data))
+    fit(method, setting, data, run_dir, callbacks=[turns])
+    assert turns.deviation < 1e-6
+    return turns
+
+
+def ratio(turns: Alternating, clock: str) -> float:
+    return median(getattr(ours, clock) / getattr(bare, clock) for ours, bare in turns.times)
+
+
+def test_round_time_over_the_bare_loop(report: Report, tmp_path: Path) -> None:
+    setting = Setting(samples_per_client=100, cohort=10, rounds=14)
+    turns = take_turns(setting, tmp_path / "run")
+    steps = setting.cohort * setting.samples_per_client // BATCH_SIZE
+    report.add(
+        "FedAvg round over the bare loop",
+        ratio(turns, "wall"),
+        1.05,
+        "x",
+        f"SmallCNN at 28x28, {CLIENTS} clients, {setting.cohort} per round, batch {BATCH_SIZE}, {steps} local steps "
+        f"per round, 1 rank, 1 thread; median of {len(turns.times)} rounds in turns; by processor time "
+        f"{ratio(turns, 'cpu'):.2f}; bare round {median(bare.wall for _, bare in turns.times):.2f} s",
+    )
+
+
+def test_fixed_cost_of_one_more_client(report: Report, tmp_path: Path) -> None:
+    few = take_turns(Setting(samples_per_client=1, cohort=10, rounds=32), tmp_path / "few")
+    many = take_turns(Setting(samples_per_client=1, cohort=90, rounds=12), tmp_path / "many")
+
+    def cost_ms(clock: str) -> float:
+        extra = [median(getattr(a, clock) - getattr(b, clock) for a, b in turns.times) for turns in (few, many)]
+        return (extra[1] - extra[0]) / (90 - 10) * 1e3
+
+    report.add(
+        "FedAvg, one more client in a round",
+        cost_ms("wall"),
+        2,
+        "ms",
+        "clients of one sample, one local step: flgen's round minus the bare loop's, 90 clients against 10; "
+        f"by processor time {cost_ms('cpu'):.2f} ms",
+    )
+
+
+def test_two_ranks_over_one(report: Report, tmp_path: Path) -> None:
+    data = TWO_RANKS.data()
+    wall: dict[int, list[float]] = {1: [], 2: []}
+    processor: dict[int, list[float]] = {1: [], 2: []}
+    weights = {}
+    for turn in range(3):
+        for ranks in (1, 2):
+            folder = tmp_path / f"{turn}-{ranks}"
+            folder.mkdir()
+            method, processor_times = FedAvg(batch_size=BATCH_SIZE), ProcessorTimes(folder)
+            fit(method, TWO_RANKS, data, folder / "run", callbacks=[processor_times], devices=ranks)
+            wall[ranks] += round_times(folder / "run")
+            processor[ranks] += processor_times.read()[1:]
+            weights[ranks] = method.w_t
+    assert torch.equal(weights[1], weights[2])
+
+    alone, halves = two_bare_processes(data)
+    report.add(
+        "FedAvg round, 2 ranks over 1",
+        median(wall[2]) / median(wall[1]),
+        0.60,
+        "x",
+        f"as above; medians of {len(wall[1])} rounds each, fits of 1 and 2 ranks in turns, same bits; by processor time "
+        f"of the busier rank {median(processor[2]) / median(processor[1]):.2f}; two bare loops side by side, each with "
+        f"half the cohort and without communication, take {halves / alone:.2f} of one",
+    )
+
+
+def round_times(run_dir: Path) -> list[float]:
+    """Return the seconds of every round but the first, in which pages and caches are filled."""
+    with (run_dir / "metrics.csv").open() as file:
+        return [float(row["time/round_s"]) for row in csv.DictReader(file)][1:]
+
+
+def two_bare_processes(data: Any) -> tuple[float, float]:
+    """Return the seconds of some bare rounds in one process, and in two that share each cohort."""
+    context = multiprocessing.get_context("fork")
+
+    def work(share: slice, start: Any, seconds: Any) -> None:
+        bare = BareLoop(TWO_RANKS, data)
+        bare.round(bare.cohort(1)[:1])
+        start.wait()
+        began = time.perf_counter()
+        for t in range(1, TWO_RANKS.rounds + 1):
+            bare.round(bare.cohort(t)[share])
+        seconds.put(time.perf_counter() - began)
+
+    longest = []
+    for shares in ([slice(None)], [slice(0, None, 2), slice(1, None, 2)]):
+        start, seconds = context.Barrier(len(shares)), context.SimpleQueue()
+        processes = [context.Process(target=work, args=(share, start, seconds)) for share in shares]
+        for process in processes:
+            process.start()
+        longest.append(max(seconds.get() for _ in shares))
+        for process in processes:
+            process.join()
+    return longest[0], longest[1]
+
+
+def test_seconds_measure_both_clocks() -> None:
+    began = Seconds.now()
+    time.sleep(0.02)
+    passed = Seconds.now() - began
+    assert passed.wall >= 0.02 > passed.cpu
