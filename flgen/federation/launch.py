@@ -122,6 +122,7 @@ def _run_guarded(fabric: Fabric, function: Callable[[StopRequest], Any], first_f
     stop = StopRequest()
     with stop.listening():
         try:
+            fabric.barrier()  # a rank that failed before all are connected would leave the others waiting for it
             return function(stop)
         except BaseException as error:
             status = _report(fabric, error, first_failure)

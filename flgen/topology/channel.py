@@ -39,6 +39,7 @@ class Channel:
             ranks = list(range(world_size))
             self._data = dist.new_group(ranks, timeout=timedelta(seconds=timeout_s))
             self._control = dist.new_group(ranks, timeout=timedelta(seconds=round_timeout_s), backend="gloo")
+            dist.barrier(self._control)  # connected everywhere: whoever fails from here on is noticed at once
 
     def agree(self, statement: Any) -> list[Any]:
         """Every rank says something small; all ranks get the list of what was said, by rank."""

@@ -8,9 +8,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
+from clocks import Seconds
 from torch import Tensor, nn
 
 from flgen import IID, Callback, Evaluation, FedAvg, FederatedTrainer, SmallCNN
@@ -122,20 +122,6 @@ class BareLoop:
     def vector(self) -> Tensor:
         """Return the weights as one vector (d,)."""
         return torch.cat([weight.flatten() for weight in self.weights])
-
-
-class Seconds(NamedTuple):
-    """Time by the wall clock, and processor time of this process, which other jobs on the machine disturb less."""
-
-    wall: float
-    cpu: float
-
-    @classmethod
-    def now(cls) -> Seconds:
-        return cls(time.perf_counter(), time.process_time())
-
-    def __sub__(self, earlier: Seconds) -> Seconds:
-        return Seconds(self.wall - earlier.wall, self.cpu - earlier.cpu)
 
 
 class Alternating(Callback):

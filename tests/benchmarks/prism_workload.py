@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from clocks import NO_TIME, Seconds
 from torch import Tensor
 
 from flgen import IID, Callback, Evaluation, FederatedTrainer, Prism, ResnetGenerator
@@ -49,10 +49,10 @@ class Blobs(ImageData):
 class ClockedGenerator(ResnetGenerator):
     """Remembers when a local step began: drawing noise is the first thing of it."""
 
-    step_began = 0.0
+    step_began = NO_TIME
 
     def noise(self, count: int, generator: torch.Generator) -> Tensor:
-        self.step_began = time.perf_counter()
+        self.step_began = Seconds.now()
         return super().noise(count, generator)
 
 
@@ -64,33 +64,30 @@ class StepClock(Callback):
         after_step: Called after each local step, outside of all times.
 
     Attributes:
-        steps: Seconds of every local step.
-        rounds: (seconds of the round, seconds of its local steps) of every round without evaluation.
+        steps: Time of every local step.
+        rounds: (time of the round, time of its local steps) of every round without evaluation.
     """
 
     def __init__(self, model: ClockedGenerator, after_step: Callable[[], None] | None = None) -> None:
         self.model, self.after_step = model, after_step
-        self.steps: list[float] = []
-        self.rounds: list[tuple[float, float]] = []
+        self.steps: list[Seconds] = []
+        self.rounds: list[tuple[Seconds, Seconds]] = []
 
     def on_fit_start(self, trainer: FederatedTrainer) -> None:
-        self._start_round()
+        self._began, self._local = Seconds.now(), NO_TIME
 
     def on_local_step(self, trainer: FederatedTrainer, round: int, client: int, step: int, steps: int) -> None:
-        ended = time.perf_counter()
+        ended = Seconds.now()
         self.steps.append(ended - self.model.step_began)
-        self._local_s += self.steps[-1]
+        self._local += self.steps[-1]
         if self.after_step:
             self.after_step()
-            self._began += time.perf_counter() - ended
+            self._began += Seconds.now() - ended
 
     def on_round_end(self, trainer: FederatedTrainer, round: int, metrics: Mapping[str, float]) -> None:
         if "time/evaluation_s" not in metrics:
-            self.rounds.append((time.perf_counter() - self._began, self._local_s))
-        self._start_round()
-
-    def _start_round(self) -> None:
-        self._began, self._local_s = time.perf_counter(), 0.0
+            self.rounds.append((Seconds.now() - self._began, self._local))
+        self._began, self._local = Seconds.now(), NO_TIME
 
 
 def generator(loss: Loss) -> ClockedGenerator:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from fedavg_workload import BATCH_SIZE, CLIENTS, Alternating, BareLoop, ProcessorTimes, Seconds, Setting, fit
+from clocks import Seconds
+from fedavg_workload import BATCH_SIZE, CLIENTS, Alternating, BareLoop, ProcessorTimes, Setting, fit
 from report import Report
 
 from flgen import FedAvg

@@ -19,7 +19,7 @@ from flgen.federation.interruption import StopRequest
 from flgen.federation.launch import RanksFailed, build_fabric, launch
 from flgen.federation.strategy import ClientParallelStrategy
 
-SECONDS = 15  # far below any time limit of the ranks, far above what ending takes
+SECONDS = 20  # below any time limit of the ranks, and far above what ending takes
 
 
 def fabric_of(ranks: int, timeout_s: float = 60) -> Fabric:

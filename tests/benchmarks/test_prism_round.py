@@ -1,0 +1,69 @@
+"""PRISM's round: what it costs besides local steps, and what a client sends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+from prism_workload import StepClock, fit, generator
+from report import Report
+
+from flgen import KernelMMD, VggMoments
+from flgen.models import Loss
+
+pytestmark = pytest.mark.benchmark
+
+WEIGHTS = 3_543_616
+CLIENTS = 10
+STEPS = 100  # of a published round
+BATCH_SIZE = 64
+
+
+def losses() -> dict[str, Loss]:
+    return {"VGG19-BN moments": VggMoments(weights="random"), "kernel MMD": KernelMMD(real_batch=64)}
+
+
+@pytest.mark.parametrize("name", list(losses()))
+def test_everything_but_local_steps_as_a_share_of_the_round(name: str, report: Report, tmp_path: Path) -> None:
+    model = generator(losses()[name])
+    sizes: dict[str, Any] = {"clients": 1, "samples_per_client": BATCH_SIZE, "local_steps": 4, "batch_size": BATCH_SIZE}
+    steps = StepClock(model)
+    fit(model, tmp_path / "steps", rounds=1, callbacks=[steps], **sizes)
+
+    # What is left of a round depends neither on the number of steps nor on their batches: both are small here.
+    model = generator(losses()[name])
+    sizes = {"clients": CLIENTS, "samples_per_client": 8, "local_steps": 1, "batch_size": 2}
+    rounds = StepClock(model)
+    fit(model, tmp_path / "rounds", rounds=6, callbacks=[rounds], **sizes)
+    assert len(rounds.steps) == 6 * CLIENTS
+
+    def times(clock: str) -> tuple[float, float]:
+        """Return the seconds of a round besides its steps, and those of one step."""
+        besides = median(getattr(whole - local, clock) for whole, local in rounds.rounds)
+        return besides, median(getattr(step, clock) for step in steps.steps[1:])
+
+    def share(besides: float, step: float) -> float:
+        return 100 * besides / (besides + CLIENTS * STEPS * step)
+
+    besides, step = times("cpu")
+    report.add(
+        f"PRISM round besides local steps, {name}",
+        share(besides, step),
+        3,
+        "%",
+        f"generator of {WEIGHTS:,} weights at 32x32, {CLIENTS} clients of {STEPS} steps of {BATCH_SIZE} images, 1 rank, 1 "
+        f"thread; processor time: {besides:.2f} s besides steps (median of {len(rounds.rounds)} rounds of one step "
+        f"each) beside {CLIENTS * STEPS} steps of {step:.2f} s; by the wall clock {share(*times('wall')):.2g} %",
+    )
+
+
+def test_bytes_that_a_client_sends(report: Report, tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"clients": CLIENTS, "samples_per_client": 8, "local_steps": 1, "batch_size": 2}
+    result = fit(generator(KernelMMD(real_batch=8)), tmp_path / "run", rounds=1, callbacks=[], **sizes)
+    sent, left_over = divmod(int(result.metrics["comm/up_bytes"]), CLIENTS)
+    packed = -(-WEIGHTS // 8)
+    assert left_over == 0
+    assert packed < sent <= packed + 64
+    report.add("PRISM uplink of a client", sent, packed + 64, "B", f"exact; {WEIGHTS:,} bits are {packed:,} B")
