@@ -8,10 +8,10 @@ demo: .venv/.installed
 	$(BIN)/flgen fit --config configs/prism_digits.yaml
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: .venv/.installed-dev
-	$(BIN)/python -m pytest -m "not benchmark"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not benchmark"
 
 benchmark: .venv/.installed-dev
 	$(BIN)/python -m pytest -m benchmark tests/benchmarks -s

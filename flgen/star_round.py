@@ -107,13 +107,17 @@ def run_star_round(
         client_started = time.perf_counter()
         try:
             payload = _client_step(method, client, download, t, stop, call)
+            if federation.stateless and client.state:
+                raise FlgenError("it keeps state although its method set federation.stateless: one of the two is wrong")
         except ClientStepInterrupted:
             break
         except Exception as error:
-            reason = str(error) if isinstance(error, FlgenError) else f"{type(error).__name__}: {error}"
+            reason = _reason(error)
             if policy.on_client_error == "raise":
-                raise ClientFailed(f"round {t}, client {client.id} (rank {channel.rank}): {reason}") from error
+                hint = "" if isinstance(error, FlgenError) else " (FLGEN_TRACEBACK=1 shows where)"
+                raise ClientFailed(f"round {t}, client {client.id} (rank {channel.rank}): {reason}{hint}") from error
             failures[client.id] = reason
+            client.state = {}
             continue
         local_s += time.perf_counter() - client_started
         collector.add(client.id, client.samples, payload)
@@ -174,6 +178,11 @@ def _client_step(
 def _is_finite(tensor: torch.Tensor) -> bool:
     # A sum is finite only if its terms are: thirty times faster than a look at each, which an overflow alone needs.
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, FlgenError) else f"{type(error).__name__}: {text}"
 
 
 def _mean_over_clients(reported: dict[int, dict[str, float]]) -> dict[str, float]:

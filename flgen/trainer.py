@@ -152,6 +152,9 @@ class FederatedTrainer:
             self.folder.check_new()
 
         job = self._prepare(method, model, data, partition, seed_everything, fabric.world_size)
+        cohort = self.clients_per_round or len(job.federation)
+        if self.min_clients > cohort:
+            raise UsageError(f"--trainer.min_clients is {self.min_clients}: a round has only {cohort} clients")
         job.loggers = loggers
         job.config = config if config is not None else self._describe(job, partition, seed_everything, run_dir)
         job.evaluation = evaluation if evaluation is not None else Evaluation()

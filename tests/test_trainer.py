@@ -76,6 +76,31 @@ def test_too_few_clients_left_ends_the_run(tmp_path: Path) -> None:
         fit_fragile(tmp_path / "run", "raise", on_client_error="skip", min_clients=10)
 
 
+def test_more_uploads_than_clients_cannot_be_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--trainer.min_clients is 11: a round has only 10 clients"):
+        fit_fragile(tmp_path / "run", "raise", on_client_error="skip", min_clients=11)
+
+
+class ForgetfulFedAvg(FedAvg):
+    """Keeps client state although FedAvg said that it keeps none: it would be lost on a stand-in's rank."""
+
+    def client_step(self, client: Any, download: Any, t: int) -> Any:
+        client.state = {"rounds": torch.tensor(t)}
+        return super().client_step(client, download, t)
+
+
+def test_state_of_a_method_that_says_it_has_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ClientFailed, match="keeps state although its method set federation.stateless"):
+        FederatedTrainer(rounds=1, accelerator="cpu", devices=1, callbacks=[]).fit(
+            ForgetfulFedAvg(),
+            SmallCNN(image_size=8, width=2),
+            Digits(),
+            IID(clients=2),
+            evaluation=Evaluation(extractors=[]),
+            run_dir=tmp_path / "run",
+        )
+
+
 def test_one_failing_rank_ends_all_with_its_reason(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(FlgenError):
         fit_fragile(tmp_path / "run", "raise", devices=2)

@@ -133,7 +133,7 @@ def place(work: Sequence[float], world_size: int) -> list[int]:
 def balance(work: Sequence[float], home: Sequence[int], world_size: int) -> list[int]:
     """Return the rank that does each piece of work: its home, unless a move brings the ranks closer together.
 
-    A small cohort rarely falls evenly on the ranks: of 10 clients drawn from 100, one of two ranks hosts 6.2 on average.
+    A small cohort rarely falls evenly on the ranks: of 10 clients drawn from 100, one of two hosts 6.2 on average.
 
     Args:
         work: Amount of each piece, not negative.

@@ -2,6 +2,8 @@
 
 Nothing reads a global generator, so a result depends neither on which rank hosts a client, nor on the order
 of clients, nor on who else takes part, nor on how often the run was stopped and resumed.
+
+These generators are for training, not for cryptography: PyTorch's CPU generator uses 32 bits of a seed.
 """
 
 from __future__ import annotations

@@ -76,6 +76,7 @@ class FedAvg(ServerMethod):
     def client_step(self, client: Client, download: dict[str, Tensor], t: int) -> codecs.Payload:
         """w <- w_t; E epochs of local training; send w."""
         self.w.copy_(download["weights"])
+        self.logged.means()  # forget what a client that failed half way had said
         batches = client.data.batches(self.batch_size, client.random("batches", t), epochs=self.local_epochs)
         local_training.train_locally(
             self.model,

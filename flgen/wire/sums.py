@@ -17,6 +17,8 @@ from flgen.errors import FlgenError
 
 Reduction = Literal["exact", "fast"]
 
+_PIECE = 2**17  # elements; what is made on the way from float to integer then stays in the cache
+
 
 @dataclass(frozen=True)
 class Summand:
@@ -53,12 +55,17 @@ class RunningSum:
             self.expect(name, Summand(tuple(tensor.shape), tensor.dtype), tensor.device)
             total = self.totals[name]
             if total.dtype == torch.int64:
-                fraction_bits = self.fraction_bits if tensor.is_floating_point() else 0
-                self._check_range(name, tensor, fraction_bits)
-                if fraction_bits:  # exact in any float that holds it: the factor is a power of two
-                    wide = torch.promote_types(tensor.dtype, torch.float32)
-                    tensor = (tensor.to(wide) * 2.0**fraction_bits).round_()
-            total.add_(tensor.to(total.dtype), alpha=weight)
+                self._check_range(name, tensor, self.fraction_bits if tensor.is_floating_point() else 0)
+            if total.dtype == torch.int64 and tensor.is_floating_point():
+                self._add_fixed_point(total, tensor, weight)
+            else:
+                total.add_(tensor.to(total.dtype), alpha=weight)
+
+    def _add_fixed_point(self, total: Tensor, tensor: Tensor, weight: int) -> None:
+        wide = torch.promote_types(tensor.dtype, torch.float32)  # holds the product: its factor is a power of two
+        for sums, piece in zip(total.view(-1).split(_PIECE), tensor.reshape(-1).split(_PIECE), strict=True):
+            fixed = (piece.to(wide) * 2.0**self.fraction_bits).round_()
+            sums.add_(fixed.to(torch.int64), alpha=weight)
 
     def expect(self, name: str, summand: Summand, device: torch.device) -> None:
         """Make room for an entry, so that a rank that hosts nobody of the cohort adds zeros.

@@ -28,7 +28,9 @@ COMMAND = [
 def time_until(arguments: list[str], line_start: str, folder: Path) -> Seconds:
     """Run Python and return the time until a line on stderr began so; the process must succeed."""
     began = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *arguments], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, *arguments], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     assert process.stderr is not None
     reached, said = None, []
     for line in process.stderr:

@@ -1,0 +1,71 @@
+"""Mistakes on the command line and broken surroundings: one line that says what, where and what to do."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from small_runs import DIGITS, QUICK, Flgen
+
+MISTAKES = {
+    "unknown key": (
+        ("--trainer.rouns=3",),
+        2,
+        r"--trainer.rouns: there is no such option; did you mean trainer.rounds\?",
+    ),
+    "unknown init_arg": (("--method.local_stps=3",), 2, r"--method.local_stps: .* did you mean local_steps\?"),
+    "wrong type": (("--trainer.rounds=many",), 2, r"--trainer.rounds: many is not of type int"),
+    "wrong class": (("--method=Prysm",), 2, r"--method Prysm: there is no such class; did you mean Prism\?"),
+    "missing file": (("--config=nowhere.yaml",), 2, r"nowhere.yaml: there is no such file"),
+    "missing data": (("--data=MNIST", "--data.root=nowhere", "--model.image_size=32"), 1, r"nowhere.*--data.root"),
+    "missing weights": (
+        ("--data.image_size=16", "--model.image_size=16", "--model.loss=VggMoments", "--model.loss.weights=no.pth"),
+        1,
+        r"no.pth.*--model.loss.weights",
+    ),
+    "unknown extractor": (("--evaluation.extractors=[digit]",), 2, r"digit.*did you mean 'digits'\?"),
+    "too many clients": (("--partition.clients=2000",), 2, r"--partition.clients.* 2000 .*1438"),
+    "too many processes": (("--trainer.devices=11",), 2, r"11 processes for 10 clients.*--trainer.devices"),
+    "cohort too large": (("--trainer.clients_per_round=11",), 2, r"--trainer.clients_per_round is 11: give 1 to 10"),
+    "unwritable run folder": (("--run_dir=/proc/flgen/run",), 1, r"/proc/flgen/run cannot be written.*--run_dir"),
+    "no checkpoint": (("--ckpt_path=last",), 1, r"no usable checkpoint in .*--ckpt_path"),
+    "not a checkpoint": (("--ckpt_path=.",), 1, r"is not a checkpoint.*runs/x/checkpoints/last"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_and_leaves_nothing_behind(name: str, flgen: Flgen, tmp_path: Path) -> None:
+    arguments, status, pattern = MISTAKES[name]
+    done = flgen("fit", "--config", DIGITS, "--run_dir=run", *arguments)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(("flgen: training", "flgen: extractor"))]
+    assert len(lines) == 1, done.stderr
+    assert re.search(pattern, lines[0]), lines[0]
+    assert lines[0].startswith("flgen: error: ")
+    assert done.returncode == status
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_existing_run_folder_is_not_overwritten(finished: Path, flgen: Flgen) -> None:
+    before = (finished / "metrics.csv").read_bytes()
+    done = flgen("fit", "--config", DIGITS, *QUICK, "--run_dir", str(finished))
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"flgen: error: run folder {finished} already exists: continue it with --ckpt_path last, or choose another "
+        "--run_dir\n"
+    )
+    assert (finished / "metrics.csv").read_bytes() == before
+
+
+def test_a_damaged_checkpoint_is_refused_by_name_and_passed_over_by_last(
+    finished: Path, flgen: Flgen, tmp_path: Path
+) -> None:
+    run = tmp_path / "copy"
+    shutil.copytree(finished, run)
+    server = run / "checkpoints" / "round-00002" / "server.pt"
+    server.write_bytes(server.read_bytes()[:-100])
+    for name, message in (("round-00002", "is damaged: server.pt"), ("last", "no usable checkpoint")):
+        done = flgen("sample", "--ckpt_path", str(run / "checkpoints" / name))
+        assert done.returncode == 1
+        assert message in done.stderr.splitlines()[-1]

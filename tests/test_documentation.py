@@ -1,0 +1,279 @@
+"""The documentation as a reader tries it: page after page in one folder, every command and every program.
+
+A reader has small configurations, so that a page takes seconds. What needs a GPU or a download stands in a block that
+is marked `<!-- parsed only: why -->`; its commands must parse.
+"""
+
+from __future__ import annotations
+
+import inspect
+import multiprocessing
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flgen.experiment.records import read_metrics
+
+REPOSITORY = Path(__file__).parent.parent
+README = "README.md"
+PAGES = [README, *sorted(str(page.relative_to(REPOSITORY)) for page in REPOSITORY.glob("docs/**/*.md"))]
+LINKED_PAGES = [*PAGES, "CHANGELOG.md", "CONTRIBUTING.md"]
+
+SMALL: dict[str, dict[str, Any]] = {
+    "trainer": {"rounds": 2, "checkpoint_every": 1},
+    "method": {"local_steps": 2, "batch_size": 8, "recalibration_batches": 2},
+    "model": {"latent": 8, "width": 8},
+    "evaluation": {"every": 5, "images": 32},
+}
+ROUNDS = re.compile(r"(?<=\brounds[ =])\d+")
+LOCAL_STEPS = re.compile(r"(?<=\blocal_steps=)\d+")
+LEFT_TO_THE_READER = {"make", "pip", "python3", "."}  # installing, activating
+
+FENCE = re.compile(
+    r'^(?P<parsed_only><!-- parsed only: [^\n]+ -->\n)?```(?P<language>\w*)(?: title="(?P<title>[^"]+)")?\n'
+    r"(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+
+# Commands are forked from one process that has imported Lightning already: the import takes longer than most commands.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    [
+        "flgen.cli",
+        "flgen.fit_loop",
+        "flgen.metrics.fidelity",
+        "flgen.metrics.trained",
+        "lightning.pytorch.loggers",
+        "matplotlib.pyplot",
+        "sklearn.datasets",
+        "torchvision",
+        "wandb",
+        "webdataset",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block of a page."""
+
+    language: str
+    title: str | None
+    text: str
+    parsed_only: bool
+
+
+def text_of(page: str) -> str:
+    return (REPOSITORY / page).read_text(encoding="utf-8")
+
+
+def blocks_of(page: str) -> list[Block]:
+    return [
+        Block(found["language"], found["title"], found["text"], found["parsed_only"] is not None)
+        for found in FENCE.finditer(text_of(page))
+    ]
+
+
+def commands_of(text: str) -> Iterator[str]:
+    """Yield the commands of a shell block, each on one line."""
+    for line in text.replace("\\\n", " ").splitlines():
+        if line.strip() and not line.lstrip().startswith("#"):
+            yield " ".join(line.split())
+
+
+def as_a_process(folder: str, environment: dict[str, str], output: str, function: str, *arguments: Any) -> None:
+    """Become the process that a shell in `folder` would have started."""
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.path[:0] = [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    written_to = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(written_to, 1)
+    os.dup2(written_to, 2)
+    sys.exit({"flgen": run_flgen, "python": run_python}[function](*arguments))
+
+
+def run_flgen(arguments: Sequence[str]) -> int:
+    from flgen.cli import main
+
+    return main(arguments)
+
+
+def run_python(program: str) -> None:
+    sys.path.insert(0, os.getcwd())
+    runpy.run_path(program, run_name="__main__")
+
+
+class Reader:
+    """Somebody who tries everything, once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._tried: set[str] = set()
+        shutil.copytree(REPOSITORY / "configs", folder / "configs")
+        digits = folder / "configs" / "prism_digits.yaml"
+        config = yaml.safe_load(digits.read_text())
+        for section, options in SMALL.items():
+            target = config[section]
+            target.get("init_args", target).update(options)
+        config["model"]["init_args"]["loss"]["init_args"] = {"real_batch": 8}
+        digits.write_text(yaml.safe_dump(config))
+
+    def read(self, page: str) -> None:
+        if page in self._tried:
+            return
+        self._tried.add(page)
+        for block in blocks_of(page):
+            if block.title:
+                (self.folder / block.title).write_text(block.text)
+            elif block.language == "python":
+                self._run_program(block.text)
+            elif block.language == "bash":
+                for command in commands_of(block.text):
+                    self._try_command(command, block.parsed_only)
+            elif block.language == "console":
+                self._check_session(block.text)
+
+    def _try_command(self, command: str, parsed_only: bool) -> None:
+        words = shlex.split(command, comments=True)
+        if parsed_only:
+            arguments = words[words.index("flgen") + 1 :]
+            status, output = self._fork({}, "flgen", [*arguments, "--print_config"])
+            assert status == 0, f"{command}\n{output}"
+            return
+        command = ROUNDS.sub("3", command)
+        if words[0] in LEFT_TO_THE_READER or command in self._tried:
+            return
+        self._tried.add(command)
+        status, output = self._run(command)
+        assert status == 0, f"{command}\n{output}"
+
+    def _check_session(self, text: str) -> None:
+        """Compare a terminal session, `$ command` and what it prints, with what the command does print."""
+        for exchange in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+            command, _, expected = exchange.partition("\n")
+            status, output = self._run(command)
+            assert output == expected, command
+            assert (status != 0) == ("error: " in expected), command
+
+    def _run(self, command: str) -> tuple[int, str]:
+        words = shlex.split(command, comments=True)
+        environment = {}
+        while "=" in words[0]:
+            name, _, value = words.pop(0).partition("=")
+            environment[name] = value
+        if words[0] == "flgen":
+            return self._fork(environment, "flgen", words[1:])
+        done = subprocess.run(["bash", "-c", command], cwd=self.folder, capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stdout + done.stderr
+
+    def _run_program(self, text: str) -> None:
+        program = self.folder / "program.py"
+        program.write_text(LOCAL_STEPS.sub("2", ROUNDS.sub("3", text)))
+        status, output = self._fork({}, "python", str(program))
+        assert status == 0, f"{text}\n{output}"
+
+    def _fork(self, environment: dict[str, str], function: str, argument: Any) -> tuple[int | None, str]:
+        output = self.folder / "output.txt"
+        environment = {**os.environ, **environment}
+        process = FORKS.Process(
+            target=as_a_process, args=(str(self.folder), environment, str(output), function, argument)
+        )
+        process.start()
+        process.join(timeout=120)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        return process.exitcode, output.read_text()
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    """Somebody who has read the README."""
+    reader = Reader(tmp_path_factory.mktemp("reader"))
+    reader.read(README)
+    return reader
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_says_works(page: str, reader: Reader) -> None:
+    reader.read(page)
+
+
+@pytest.mark.parametrize("page", LINKED_PAGES)
+def test_links_and_file_names_lead_somewhere(page: str) -> None:
+    text = FENCE.sub("", text_of(page))
+    here = (REPOSITORY / page).parent
+    links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'<img src="([^"]+)"', text)
+    for link in links:
+        target, _, anchor = link.partition("#")
+        if "://" in target:
+            continue
+        file = here / target if target else REPOSITORY / page
+        assert file.is_file(), f"{page}: {link}"
+        if anchor:
+            assert anchor in anchors_of(file), f"{page}: {link}"
+    for name in re.findall(r"`((?:configs|docs|flgen|tests|\.ci)/[\w./-]+)`", text):
+        assert (REPOSITORY / name).exists(), f"{page}: {name}"
+
+
+def anchors_of(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def table_of(page: str, heading: str) -> list[list[str]]:
+    """Return the cells of the table whose first heading is `heading`, without heading and rule."""
+    rows = text_of(page).partition(f"\n| {heading} |")[2].partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip().replace("`", "") for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_the_table_of_metrics_is_that_of_a_run(reader: Reader) -> None:
+    written = {name for row in read_metrics(reader.folder / "runs/prism_digits/metrics.csv") for name in row} - {
+        "round"
+    }
+    kinds = "(sampled_once|stochastic|threshold)"
+    documented = [
+        re.escape(row[0]).replace("<extractor>", "digits").replace("<kind>/\\.\\.\\.", f"{kinds}/.+")
+        for row in table_of("docs/start-here.md", "metric")
+    ]
+    assert [name for name in written if not any(re.fullmatch(pattern, name) for pattern in documented)] == []
+    assert [pattern for pattern in documented if not any(re.fullmatch(pattern, name) for name in written)] == []
+
+
+def test_the_table_of_keys_is_that_of_a_configuration(reader: Reader) -> None:
+    written = yaml.safe_load((reader.folder / "runs/prism_digits/config.yaml").read_text())
+    assert {row[0] for row in table_of("docs/configuration.md", "key")} == set(written)
+
+
+def test_the_table_of_presets_is_that_of_the_classes() -> None:
+    from flgen.methods import Prism
+    from flgen.models import VggMoments
+
+    rows = table_of("docs/configuration.md", "option")
+    for column, preset in enumerate(("reference", "paper", "fixed"), start=1):
+        documented = {row[0]: row[column] for row in rows}
+        values = {f"method.{option}": value for option, value in Prism.presets[preset].items()}
+        values |= {f"model.loss.{option} (VggMoments)": value for option, value in VggMoments.presets[preset].items()}
+        assert documented == values
+
+
+def test_the_table_of_prism_has_every_option() -> None:
+    from flgen.methods import Prism
+
+    documented = [row[0] for row in table_of("docs/methods/prism.md", "option of --method")]
+    options = set(inspect.signature(Prism.__init__).parameters) - {"self"}
+    assert {option.removesuffix(" *") for option in documented} == options
+    starred = {option.removesuffix(" *") for option in documented if option.endswith(" *")}
+    assert starred == set(Prism.presets["fixed"])
