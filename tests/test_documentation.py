@@ -37,7 +37,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "evaluation": {"every": 5, "images": 32},
 }
 ROUNDS = re.compile(r"(?<=\brounds[ =])\d+")
-LOCAL_STEPS = re.compile(r"(?<=\blocal_steps=)\d+")
+WORK = re.compile(r"(?<=\blocal_steps=)\d+|(?<=\bwidth=)\d+")
 LEFT_TO_THE_READER = {"make", "pip", "python3", "."}  # installing, activating
 
 FENCE = re.compile(
@@ -180,7 +180,7 @@ class Reader:
 
     def _run_program(self, text: str) -> None:
         program = self.folder / "program.py"
-        program.write_text(LOCAL_STEPS.sub("2", ROUNDS.sub("3", text)))
+        program.write_text(WORK.sub("4", ROUNDS.sub("3", text)))
         status, output = self._fork({}, "python", str(program))
         assert status == 0, f"{text}\n{output}"
 

@@ -44,7 +44,7 @@ class Stripes(ImageData):
         return ImageLayout("stripes", tuple("0123456789"), channels=1, image_size=28)
 
     def load(self) -> tuple[ImageSet, ImageSet]:
-        return self._draw(self._samples, 0), self._draw(50, 1)
+        return self._draw(self._samples, 0), self._draw(BATCH_SIZE, 1)
 
     def _draw(self, count: int, seed: int) -> ImageSet:
         draws = torch.Generator().manual_seed(seed)
