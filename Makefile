@@ -2,10 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# A run folder is never overwritten: a second demo gets a name of its own.
+NEW_NAME = $(if $(wildcard runs/prism_digits),--run_dir runs/prism_digits-$(shell date +%Y%m%d-%H%M%S))
+
 .PHONY: demo test test-all benchmark lint types clean
 
 demo: .venv/.installed
-	$(BIN)/flgen fit --config configs/prism_digits.yaml
+	$(BIN)/flgen fit --config configs/prism_digits.yaml $(NEW_NAME)
 
 test: .venv/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile

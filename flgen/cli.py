@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"flgen {flgen.__version__}")
         return 0
     _set_up_logging()
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a class of one's own lies in the working folder: --method my_method.MyMethod
     try:
         return _command(arguments[0])(arguments[1:])
     except FlgenError as error:

@@ -174,6 +174,12 @@ def measure(
     return metrics, samples or {}
 
 
+def _share_of_cores(ranks_here: int) -> int:
+    """Return the threads of each rank on this machine: those the environment allows, else an equal share."""
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    return int(allowed) if allowed.isdigit() and int(allowed) else max(1, (os.cpu_count() or 1) // ranks_here)
+
+
 class FitLoop:
     """All rounds of a job on one rank.
 
@@ -196,8 +202,7 @@ class FitLoop:
 
         trainer.is_global_zero = self.is_server
         trainer.first_round = job.first_round
-        ranks_here = fabric.world_size // trainer.num_nodes
-        torch.set_num_threads(trainer.threads_per_rank or max(1, (os.cpu_count() or 1) // ranks_here))
+        torch.set_num_threads(trainer.threads_per_rank or _share_of_cores(fabric.world_size // trainer.num_nodes))
         # Every rank writes into the folder that the first one made.
         self.folder = trainer.folder
         folder = trainer.folder.path / f".state-rank-{fabric.global_rank}"

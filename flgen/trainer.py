@@ -38,8 +38,8 @@ class FederatedTrainer:
         devices: Processes per node, one per device, or "auto" (all GPUs; 1 on CPU).
         num_nodes: Number of nodes.
         precision: Fabric's names: "32-true" or "bf16-mixed".
-        threads_per_rank: CPU threads of each process; None shares the cores. Results are the same bits for any
-            number of processes only with the same number of threads.
+        threads_per_rank: CPU threads of each process; None means OMP_NUM_THREADS, else a share of the cores.
+            Results are the same bits for any number of processes only with the same number of threads.
         timeout_s: Limit of every exchange between processes, seconds.
         round_timeout_s: How long a fast process waits for the slowest one's local training, seconds.
         clients_per_round: Cohort size; None means every client, every round.
@@ -156,10 +156,11 @@ class FederatedTrainer:
         if self.min_clients > cohort:
             raise UsageError(f"--trainer.min_clients is {self.min_clients}: a round has only {cohort} clients")
         job.loggers = loggers
-        job.config = config if config is not None else self._describe(job, partition, seed_everything, run_dir)
         job.evaluation = evaluation if evaluation is not None else Evaluation()
+        job.config = config if config is not None else self._describe(job, partition, seed_everything, run_dir)
         method.prepare(model, data)
-        job.evaluation.prepare(data)
+        if method.generative:
+            job.evaluation.prepare(data)
         if resume is not None:
             job.resume_from(resume)
         if self.is_global_zero:
@@ -187,7 +188,8 @@ class FederatedTrainer:
         checkpoint = checkpoints.find_checkpoint(ckpt_path)
         job = self._prepare(method, model, data, partition, seed_everything, world_size=1)
         job.evaluation = evaluation if evaluation is not None else Evaluation()
-        job.evaluation.prepare(data)
+        if method.generative:
+            job.evaluation.prepare(data)
         fabric = self._restore(job, checkpoint)
         return fit_loop.measure(job, fabric, checkpoint.round)[0]
 

@@ -65,6 +65,7 @@ def fit_small() -> Callable[..., Any]:
             )
             model = ResnetGenerator(image_size=8, latent=8, width=8, loss=KernelMMD(real_batch=8))
         else:
+            assert method == "FedAvg", f"say here how a small {method} is made"
             algorithm = FedAvg(**{"batch_size": 32, **options}, topology=star)
             model = SmallCNN(image_size=8, width=4)
         trainer = FederatedTrainer(

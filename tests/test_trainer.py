@@ -90,7 +90,7 @@ class ForgetfulFedAvg(FedAvg):
 
 
 def test_state_of_a_method_that_says_it_has_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ClientFailed, match="keeps state although its method set federation.stateless"):
+    with pytest.raises(ClientFailed, match=r"keeps state although its method set federation.stateless"):
         FederatedTrainer(rounds=1, accelerator="cpu", devices=1, callbacks=[]).fit(
             ForgetfulFedAvg(),
             SmallCNN(image_size=8, width=2),
@@ -179,6 +179,13 @@ def test_the_configuration_of_a_fit_from_python_is_the_command_lines(fit_small: 
     assert config["method"] == describe(Prism(local_steps=2, batch_size=8, recalibration_batches=2))
     assert config["partition"]["init_args"] == {"clients": 5, "shards_per_client": 4}
     assert config["model"]["init_args"]["loss"]["init_args"]["real_batch"] == 8
+
+
+def test_a_run_from_python_can_be_measured_by_the_command_line(fit_small: Any, flgen: Any, tmp_path: Path) -> None:
+    result = fit_small(tmp_path / "run", method="FedAvg", every=1)
+    done = flgen("evaluate", "--ckpt_path", str(tmp_path / "run" / "checkpoints" / "last"))
+    assert done.returncode == 0, done.stderr
+    assert f"test/accuracy {result.metrics['test/accuracy']:.6g}" in done.stdout
 
 
 def test_a_checkpoint_of_another_run_is_refused(fit_small: Any, tmp_path: Path) -> None:

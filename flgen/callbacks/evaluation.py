@@ -63,7 +63,7 @@ class Evaluation:
         self.extractors = extractors
         self.neighbours = neighbours
         self.reference = reference
-        self.weights = weights or {}
+        self.weights = weights
         self.cache_dir = cache_dir
         self.batch_size = batch_size
         self.grid = grid
@@ -82,7 +82,8 @@ class Evaluation:
             FlgenError: Weights that cannot be had.
         """
         names = self.extractors if self.extractors is not None else [data.name]
-        unused = set(self.weights) - set(names)
+        weights = self.weights or {}
+        unused = set(weights) - set(names)
         if unused:
             raise UsageError(
                 f"--evaluation.weights.{min(unused)} is given, but --evaluation.extractors is {', '.join(names)}: "
@@ -96,7 +97,7 @@ class Evaluation:
             )
         self._loaded = {
             name: extractor_registry.load_extractor(
-                name, data=data, weights=self.weights.get(name), cache_dir=self.cache_dir
+                name, data=data, weights=weights.get(name), cache_dir=self.cache_dir
             )
             for name in names
         }

@@ -25,7 +25,7 @@ class Digits(ImageData):
         check_image_size(image_size)
         check_fraction(test_fraction)
         self._image_size = image_size
-        self._test_fraction = test_fraction
+        self.test_fraction = test_fraction
 
     def layout(self) -> ImageLayout:
         """Return name, classes, channels and size of the images."""
@@ -42,5 +42,5 @@ class Digits(ImageData):
         grey_levels, targets = load_digits(return_X_y=True)
         images = torch.from_numpy(grey_levels).mul(255 / 16).round().to(torch.uint8).reshape(-1, 1, 8, 8)
         digits = ImageSet(resize(images, self.image_size), torch.from_numpy(targets).to(torch.int64))
-        kept, held_out = stratified_holdout(targets, self._test_fraction)
+        kept, held_out = stratified_holdout(targets, self.test_fraction)
         return digits.subset(torch.from_numpy(kept)), digits.subset(torch.from_numpy(held_out))

@@ -46,7 +46,7 @@ class ImageFolder(ImageData):
         self.root = Path(root).expanduser()
         self._image_size = image_size
         self._channels = channels
-        self._test_fraction = test_fraction
+        self.test_fraction = test_fraction
 
     def layout(self) -> ImageLayout:
         """Return name, classes (the sub-folders, sorted), channels and size of the images."""
@@ -75,7 +75,7 @@ class ImageFolder(ImageData):
         if test is not None:
             return self._decode(*self._labelled(listing)), self._decode(*self._labelled(test))
         paths, labels = self._labelled(listing)
-        kept, held_out = stratified_holdout(labels, self._test_fraction)
+        kept, held_out = stratified_holdout(labels, self.test_fraction)
         if len(held_out) == 0:
             raise FlgenError(f"{self.root} has too few images to hold any out; add more, or a folder `test`")
         return self._decode(paths[kept], labels[kept]), self._decode(paths[held_out], labels[held_out])

@@ -193,7 +193,9 @@ def _class_names(message: str, where: str, sections: Sequence[Section]) -> list[
     if bases:
         base = _locate(bases[-1])
     else:
-        type_ = next(section.type for section in sections if section.name == where.split(".")[0])
+        type_ = next((section.type for section in sections if section.name == where.split(".")[0]), object)
+        if type_ is object:
+            return []
         base = next(iter(get_args(type_)), type_)
     return [_short(name) for name in _subclasses(base)[1:]]
 

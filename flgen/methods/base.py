@@ -32,6 +32,9 @@ class Method(ABC):
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     """Values of this method's options, per preset name, for options left at None."""
 
+    generative: ClassVar[bool] = False
+    """Whether the method draws images (`samples`), which an evaluation then compares with real ones."""
+
     on_local_step: Callable[[int, int], None]
 
     def prepare(self, model: LightningModule, data: ImageData) -> None:  # noqa: B027 - most need nothing

@@ -83,6 +83,7 @@ class Prism(ServerMethod):
         UsageError: A number is out of its range.
     """
 
+    generative = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "reference": {
             "straight_through": "scaled_p",

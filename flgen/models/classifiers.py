@@ -45,6 +45,7 @@ class SmallCNN(LightningModule):
         for name, value in {"channels": channels, "classes": classes, "width": width}.items():
             if value < 1:
                 raise UsageError(f"--model.{name} {value}: it must be at least 1")
+        self.image_size, self.channels, self.classes, self.width = image_size, channels, classes, width
         nn = torch.nn
         self.learning_rate = learning_rate
         self.network = nn.Sequential(

@@ -61,6 +61,7 @@ class ResnetGenerator(LightningModule):
             if value < 1:
                 raise UsageError(f"--model.{name} {value}: it must be at least 1")
         self.image_size, self.channels, self.latent = image_size, channels, latent
+        self.width, self.bias = width, bias
         self.weight_init, self.score_init = weight_init, score_init
         self.loss = loss
 

@@ -164,6 +164,7 @@ def test_law_8_permuting_clients_permutes_results_and_changes_no_aggregate(metho
         torch.manual_seed(0)
         data = Digits()
         data.setup()
+        assert method in ("Prism", "FedAvg"), f"say here how a small {method} is made"
         algorithm = Prism(local_steps=2, batch_size=8) if method == "Prism" else FedAvg(batch_size=32)
         model = (
             ResnetGenerator(image_size=8, latent=8, width=8, loss=KernelMMD(real_batch=8))
