@@ -77,10 +77,6 @@ def fit(arguments: list[str]) -> int:
         config=configuration.resolved(),
     )
     if result.signal_number:
-        print(
-            f"flgen: stopped after round {result.round}; continue with --run_dir {result.run_dir} --ckpt_path last",
-            file=sys.stderr,
-        )
         return 128 + result.signal_number
     if built.trainer.is_global_zero:  # under torchrun or srun every rank comes here
         print(f"run folder: {result.run_dir}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,9 @@ else:
     checkpoints = deferred_module("flgen.experiment.checkpoints")
     fit_loop = deferred_module("flgen.fit_loop")
     launch = deferred_module("flgen.federation.launch")
+
+
+log = logging.getLogger("flgen")
 
 
 class FederatedTrainer:
@@ -168,6 +172,9 @@ class FederatedTrainer:
             self.folder.write_config(to_yaml(job.config), before_round=job.first_round)
 
         result = launch.launch(fabric, lambda stop: fit_loop.FitLoop(self, fabric, job, stop).run())
+        if result.signal_number and fabric.is_global_zero:
+            again = f"flgen fit --config {self.folder.config} --ckpt_path last"
+            log.warning("stopped after round %d; continue with %s", result.round, again)
         if fabric.world_size > 1 and fabric.is_global_zero and result.round:
             # Forked ranks took the trained state with them; bring it back for who goes on in Python.
             self._restore(job, checkpoints.find_checkpoint(self.folder.checkpoints / "last"))

@@ -19,6 +19,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from flgen.errors import FlgenError, UsageError
+from flgen.federation.hooks import HookingFabric
 from flgen.federation.interruption import StopRequest
 from flgen.federation.strategy import ClientParallelStrategy
 
@@ -70,11 +71,11 @@ def build_fabric(
         accelerator = "cpu"  # the strategy carries gloo or NCCL; Fabric's automatic choice may be neither
     strategy = "auto" if single else ClientParallelStrategy(timeout_s, "popen" if on_gpu else "fork")
     try:
-        return Fabric(
+        return HookingFabric(
             accelerator=accelerator,
             devices=devices,
             num_nodes=num_nodes,
-            precision=precision,  # type: ignore[arg-type]
+            precision=precision,
             strategy=strategy,
             callbacks=list(callbacks),
         )

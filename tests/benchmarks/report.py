@@ -10,6 +10,11 @@ from pathlib import Path
 
 import torch
 
+EXPLANATION = """\
+Written by `FLGEN_BENCHMARK_REPORT=1 make benchmark`. Ratios are medians of runs that took turns. Times of one process
+are processor time, which other jobs on the machine disturb least, with the wall clock in the last column; those of
+several processes are wall clock. *load* is the mean number of processes that wanted a core in the last minute, this one
+included: above the number of cores, the wall clock is that of a busy machine."""
 COLUMNS = ("what", "budget", "measured", "within", "load", "how")
 
 
@@ -23,7 +28,7 @@ class Row:
         budget: Most it may be; None for a number that only helps to read another one.
         unit: "x" for a ratio, "%", "ms", "s", "B", ...
         how: Sizes, repetitions, and whatever a reader must know.
-        load: Processes that wanted a core while it was measured, this one included (mean of the last minute).
+        load: Processes that wanted a core, this one included (mean of the last minute).
     """
 
     what: str
@@ -68,9 +73,7 @@ class Report:
             [
                 "# Benchmarks",
                 "",
-                "Written by `FLGEN_BENCHMARK_REPORT=1 make benchmark`. Ratios are medians of runs that took turns in one "
-                "process; *load* is the mean number of processes that wanted a core at that time, this one included: above "
-                "the number of cores, times are those of a busy machine.",
+                EXPLANATION,
                 "",
                 f"Machine: {machine()}.",
                 "",

@@ -36,7 +36,7 @@ def test_memory_over_the_bare_loop(samples: int, report: Report) -> None:
         median(ours) / median(bare),
         1.10,
         "x",
-        f"growth of the resident set (VmHWM after a reset, in a process of its own that has run before), median of {TURNS}: "
-        f"{median(ours):.0f} MB over {median(bare):.0f} MB; model {model_mb:.1f} MB, SGD keeps nothing, the bare loop's "
-        "rest are gradients and activations",
+        f"growth of the resident set (VmHWM, in a process of its own after a tiny run), median of {TURNS}: "
+        f"{median(ours):.0f} MB over {median(bare):.0f} MB, which are data, model ({model_mb:.1f} MB), gradients and "
+        "activations (SGD keeps nothing)",
     )

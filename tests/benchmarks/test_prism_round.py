@@ -53,9 +53,10 @@ def test_everything_but_local_steps_as_a_share_of_the_round(name: str, report: R
         share(besides, step),
         3,
         "%",
-        f"generator of {WEIGHTS:,} weights at 32x32, {CLIENTS} clients of {STEPS} steps of {BATCH_SIZE} images, 1 rank, 1 "
-        f"thread; processor time: {besides:.2f} s besides steps (median of {len(rounds.rounds)} rounds of one step "
-        f"each) beside {CLIENTS * STEPS} steps of {step:.2f} s; by the wall clock {share(*times('wall')):.2g} %",
+        f"generator of {WEIGHTS:,} weights at 32x32, {CLIENTS} clients of {STEPS} steps of {BATCH_SIZE} images, "
+        f"1 rank, 1 thread; processor time: {besides:.2f} s besides steps (median of {len(rounds.rounds)} rounds of "
+        f"one step each) beside {CLIENTS * STEPS} steps of {step:.2f} s; "
+        f"by the wall clock {share(*times('wall')):.2g} %",
     )
 
 

@@ -70,7 +70,7 @@ def test_command_to_end_of_first_round(report: Report, tmp_path: Path) -> None:
         cpu(command),
         7,
         "s",
-        f"flgen fit, FedAvg, SmallCNN, Digits, 10 clients, 1 rank; processor time, median of {TURNS}; of it the import of "
-        f"Lightning {cpu(lightning):.1f} s, torch's {cpu(torch):.1f} s included; by the wall clock "
+        f"flgen fit, FedAvg, SmallCNN, Digits, 10 clients, 1 rank; processor time, median of {TURNS}; of it the "
+        f"import of Lightning {cpu(lightning):.1f} s, torch's {cpu(torch):.1f} s included; by the wall clock "
         f"{median(seconds.wall for seconds in command):.1f} s",
     )
