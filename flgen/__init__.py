@@ -3,11 +3,13 @@
 from flgen.callbacks import Callback, Evaluation, TensorBoardLogger, WandbLogger
 from flgen.data import (
     CIFAR10,
+    CIFAR100,
     IID,
     MNIST,
     AsStored,
     ByAttribute,
     CelebA,
+    ClientDirichlet,
     ClientShards,
     Digits,
     Dirichlet,
@@ -15,39 +17,75 @@ from flgen.data import (
     ImageFolder,
     Pathological,
     Shards,
+    TinyImageNet,
 )
-from flgen.methods import FedAvg, Prism, ServerMethod
-from flgen.models import KernelMMD, ResnetGenerator, SmallCNN, VggMoments
-from flgen.topology import Star
+from flgen.federation.training_options import LocalTraining
+from flgen.masks.sparsity import Sparsity
+from flgen.methods import (
+    DPSGD,
+    DisPFL,
+    Ditto,
+    FedAvg,
+    FedFOMO,
+    Local,
+    My1,
+    My2,
+    PeerMethod,
+    Prism,
+    ServerMethod,
+    SubFedAvg,
+)
+from flgen.models import VGG11, KernelMMD, ResNet18, ResnetGenerator, SmallCNN, VggMoments
+from flgen.topology import FixedGraph, FullyConnected, RandomGraph, Ring, Star
 from flgen.trainer import FederatedTrainer
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "CIFAR10",
-    "IID",
-    "MNIST",
     "AsStored",
     "ByAttribute",
+    "CIFAR10",
+    "CIFAR100",
     "Callback",
     "CelebA",
+    "ClientDirichlet",
     "ClientShards",
+    "DPSGD",
     "Digits",
     "Dirichlet",
+    "DisPFL",
+    "Ditto",
     "Evaluation",
     "FashionMNIST",
     "FedAvg",
+    "FedFOMO",
     "FederatedTrainer",
+    "FixedGraph",
+    "FullyConnected",
+    "IID",
     "ImageFolder",
     "KernelMMD",
+    "Local",
+    "LocalTraining",
+    "MNIST",
+    "My1",
+    "My2",
     "Pathological",
+    "PeerMethod",
     "Prism",
+    "RandomGraph",
+    "ResNet18",
     "ResnetGenerator",
+    "Ring",
     "ServerMethod",
     "Shards",
     "SmallCNN",
+    "Sparsity",
     "Star",
+    "SubFedAvg",
     "TensorBoardLogger",
+    "TinyImageNet",
+    "VGG11",
     "VggMoments",
     "WandbLogger",
 ]

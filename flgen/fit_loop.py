@@ -2,47 +2,41 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from flgen.callbacks.evaluation import Evaluation
-from flgen.callbacks.loggers import RunLogger, close_loggers, run_id
+from flgen.callbacks.loggers import close_loggers, run_id
+from flgen.client_turns import ErrorPolicy, RoundOutcome, state_of
 from flgen.deferred import TYPE_CHECKING
-from flgen.errors import UsageError
 from flgen.experiment.checkpoints import (
-    Checkpoint,
     checkpoint_name,
     finish_checkpoint,
     remove_old_checkpoints,
     start_checkpoint,
     write_state,
 )
-from flgen.experiment.records import EventLog, LedgerTable, MetricsTable
-from flgen.federation.clients import Client, Federation
+from flgen.experiment.records import ClientsTable, EventLog, LedgerTable, MetricsTable
+from flgen.federation.clients import Client
 from flgen.federation.interruption import StopRequest
 from flgen.federation.state_store import ClientStateStore
-from flgen.federation.streams import RandomStreams
-from flgen.methods.base import ServerMethod
-from flgen.star_round import ErrorPolicy, RoundOutcome, run_star_round
+from flgen.job import Job
+from flgen.measurement import measure, measure_clients
+from flgen.methods.base import PeerMethod, ServerMethod
+from flgen.metrics.over_clients import over_clients
+from flgen.peer_round import run_peer_round
+from flgen.star_round import run_star_round
 from flgen.topology.channel import Channel
 from flgen.topology.star import SERVER_RANK
 from flgen.wire.ledger import Ledger
 
 if TYPE_CHECKING:
-    from lightning import LightningModule
     from lightning.fabric import Fabric
 
-    from flgen.data import ImageData, Partitioner
     from flgen.trainer import FederatedTrainer
 
 
@@ -60,118 +54,6 @@ class FitResult(NamedTuple):
     round: int
     metrics: dict[str, float]
     signal_number: int = 0
-
-
-@dataclass
-class Job:
-    """Everything of a run that is settled before processes start.
-
-    Args:
-        method: The algorithm.
-        model: The module that each rank keeps one of.
-        data: The data set, loaded.
-        streams: The run's random streams.
-        federation: Clients and their places.
-        identity: What a checkpoint must agree with.
-    """
-
-    method: ServerMethod
-    model: LightningModule
-    data: ImageData
-    streams: RandomStreams
-    federation: Federation
-    identity: dict[str, Any]
-    evaluation: Evaluation = field(default_factory=Evaluation)
-    loggers: Sequence[RunLogger] = ()
-    config: Mapping[str, Any] = field(default_factory=dict)
-    resume: Checkpoint | None = None
-
-    @property
-    def first_round(self) -> int:
-        """The round to begin with."""
-        return 1 if self.resume is None else self.resume.round + 1
-
-    def resume_from(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint.
-
-        Raises:
-            UsageError: It belongs to a run with another seed, method or partition.
-        """
-        differing = [key for key, value in self.identity.items() if checkpoint.identity.get(key) != value]
-        if differing:
-            raise UsageError(
-                f"checkpoint {checkpoint.path} is of another run (different {', '.join(differing)}): use the "
-                "configuration that wrote it, or start anew without --ckpt_path"
-            )
-        self.resume = checkpoint
-
-    def set_up_method(self, fabric: Fabric) -> None:
-        """Move the module to this rank's device and make the method's state."""
-        fabric.to_device(self.model)
-        self.method.setup(self.federation, self.model, self.data, fabric)
-        self.federation.place_by_work(self.method.expected_work)
-        for client in self.federation.clients:
-            client.device = fabric.device
-
-
-def prepare_job(
-    method: ServerMethod,
-    model: LightningModule,
-    data: ImageData,
-    partition: Partitioner,
-    seed: int,
-    world_size: int,
-    clients_per_round: int | None,
-) -> Job:
-    """Divide the loaded data among clients and return the job.
-
-    Raises:
-        UsageError: The division is impossible, or there are more processes than clients.
-    """
-    streams = RandomStreams(seed)
-    rows_of = data.split_clients(partition, streams.numpy("partition"))
-    clients = [
-        Client(
-            id=number,
-            samples=len(rows),
-            streams=streams,
-            key=number,
-            open_data=partial(data.client_data, number, rows),
-        )
-        for number, rows in enumerate(rows_of)
-    ]
-    digest = hashlib.blake2b(digest_size=16)
-    for rows in rows_of:
-        digest.update(np.int64(len(rows)).tobytes() + np.ascontiguousarray(rows, dtype=np.int64).tobytes())
-    identity = {
-        "seed": seed,
-        "method": type(method).__name__,
-        "data": data.name,
-        "clients": len(clients),
-        "partition": digest.hexdigest(),
-    }
-    federation = Federation(clients, streams, world_size, clients_per_round)
-    return Job(method, model, data, streams, federation, identity)
-
-
-def measure(
-    job: Job, fabric: Fabric, t: int, channel: Channel | None = None
-) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Return the metrics of the current model and the images they were measured on (on the server).
-
-    Args:
-        job: With its method set up.
-        fabric: This rank's.
-        t: The round whose streams the samples are drawn from.
-        channel: Joins the ranks, which must all call; None on one process.
-    """
-    channel = channel or Channel(0, 1, fabric.device, 1, 1)
-    is_server = channel.rank == SERVER_RANK
-    samples = job.method.samples(job.evaluation.images, t) if is_server else None
-    metrics = job.method.evaluate(t) if is_server else {}
-    seed = job.streams.seed_for("evaluation")
-    metrics.update(job.evaluation.measure(samples, job.data, channel, fabric.device, seed))
-    return metrics, samples or {}
 
 
 def _share_of_cores(ranks_here: int) -> int:
@@ -235,6 +117,7 @@ class FitLoop:
         if self.is_server:
             self.metrics_table = MetricsTable(self.folder.metrics)
             self.ledger_table = LedgerTable(self.folder.ledger)
+            self.clients_table = ClientsTable(self.folder.clients)
             self.events = EventLog(self.folder.events)
         self.channel = Channel(
             fabric.global_rank, fabric.world_size, fabric.device, trainer.timeout_s, trainer.round_timeout_s
@@ -254,6 +137,7 @@ class FitLoop:
         if self.is_server:
             self.metrics_table.truncate_after(job.first_round - 1)
             self.ledger_table.truncate_after(job.first_round - 1)
+            self.clients_table.truncate_after(job.first_round - 1)
             name = self.folder.path.name
             trainer.loggers = [
                 logger.open(self.folder.path, dict(job.config), name, resume_id, job.first_round)
@@ -272,15 +156,7 @@ class FitLoop:
         last = self.job.first_round - 1
         for t in range(self.job.first_round, self.trainer.rounds + 1):
             self._call("on_round_start", round=t)
-            outcome = run_star_round(
-                self.job.method,
-                self.job.federation,
-                self.store,
-                t,
-                stop=self.stop,
-                policy=self.policy,
-                call=self._call,
-            )
+            outcome = self._run_round(t)
             if outcome.stop:
                 if last > self.saved_round:
                     self._save(last)
@@ -295,8 +171,19 @@ class FitLoop:
             self.events.write("end", round=last)
         return FitResult(self.folder.path, last, self.metrics)
 
+    def _run_round(self, t: int) -> RoundOutcome:
+        job, evaluation = self.job, self.job.evaluation
+        about: dict[str, Any] = {"stop": self.stop, "policy": self.policy, "call": self._call}
+        if isinstance(job.method, PeerMethod):
+            about["evaluated"] = evaluation.personal and evaluation.due(t, self.trainer.rounds)
+            about["opened_mb"] = self.trainer.client_state_mb
+            return run_peer_round(job.method, job.federation, self.store, t, **about)
+        assert isinstance(job.method, ServerMethod)
+        return run_star_round(job.method, job.federation, self.store, t, **about)
+
     def _finish_round(self, t: int, outcome: RoundOutcome) -> None:
         row = dict(outcome.metrics)
+        clients = dict(outcome.clients)
         if self.is_server:
             row.update(self.job.method.round_metrics(t))
         if self.job.evaluation.due(t, self.trainer.rounds):
@@ -304,12 +191,18 @@ class FitLoop:
             started = time.perf_counter()
             measured, images = measure(self.job, self.fabric, t, self.channel)
             row.update(measured)
+            if self.job.evaluation.personal and self.job.method.personal and isinstance(self.job.method, ServerMethod):
+                personal = measure_clients(self.job, self._state_of, t, self.channel)
+                row.update(over_clients(personal))
+                for client, metrics in personal.items():
+                    clients[client] = {**clients.get(client, {}), **metrics}
             row["time/evaluation_s"] = time.perf_counter() - started
             self._call("on_evaluation_end", round=t, metrics=row, images=images)
         if self.is_server:
             self.metrics.update(row)
             self.metrics_table.write(t, row)
             self.ledger_table.write(t, outcome.ledger)
+            self.clients_table.write(t, clients)
             for logger in self.trainer.loggers:
                 logger.log_metrics(row, step=t)
             for client, why in sorted(outcome.failures.items()):
@@ -317,6 +210,9 @@ class FitLoop:
         self._call("on_round_end", round=t, metrics=row)
         if t % self.trainer.checkpoint_every == 0:
             self._save(t)
+
+    def _state_of(self, client: Client) -> dict[str, Tensor]:
+        return state_of(self.job.method, self.store, client)
 
     def _save(self, t: int) -> None:
         """Write a checkpoint of round t: every rank its clients, the server the rest."""

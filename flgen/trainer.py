@@ -12,6 +12,7 @@ from flgen.callbacks.evaluation import Evaluation
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
 from flgen.experiment.config import describe, to_yaml
+from flgen.experiment.records import write_partition
 from flgen.experiment.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -19,14 +20,17 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
     from torch import Tensor
 
-    from flgen import fit_loop
+    from flgen import fit_loop, measurement
+    from flgen import job as jobs
     from flgen.data import ImageData, Partitioner
     from flgen.experiment import checkpoints
     from flgen.federation import launch
-    from flgen.methods.base import ServerMethod
+    from flgen.methods.base import Method
 else:
     checkpoints = deferred_module("flgen.experiment.checkpoints")
     fit_loop = deferred_module("flgen.fit_loop")
+    jobs = deferred_module("flgen.job")
+    measurement = deferred_module("flgen.measurement")
     launch = deferred_module("flgen.federation.launch")
 
 
@@ -117,7 +121,7 @@ class FederatedTrainer:
 
     def fit(
         self,
-        method: ServerMethod,
+        method: Method,
         model: LightningModule,
         data: ImageData,
         partition: Partitioner,
@@ -170,6 +174,7 @@ class FederatedTrainer:
         if self.is_global_zero:
             self.folder.create()
             self.folder.write_config(to_yaml(job.config), before_round=job.first_round)
+            write_partition(self.folder.partition, job.label_table, data.class_names)
 
         result = launch.launch(fabric, lambda stop: fit_loop.FitLoop(self, fabric, job, stop).run())
         if result.signal_number and fabric.is_global_zero:
@@ -182,7 +187,7 @@ class FederatedTrainer:
 
     def evaluate(
         self,
-        method: ServerMethod,
+        method: Method,
         model: LightningModule,
         data: ImageData,
         partition: Partitioner,
@@ -198,11 +203,14 @@ class FederatedTrainer:
         if method.generative:
             job.evaluation.prepare(data)
         fabric = self._restore(job, checkpoint)
-        return fit_loop.measure(job, fabric, checkpoint.round)[0]
+        metrics = measurement.measure(job, fabric, checkpoint.round)[0]
+        if job.evaluation.personal and method.personal:
+            metrics.update(measurement.measure_checkpoint_clients(job, checkpoint, fabric))
+        return metrics
 
     def samples(
         self,
-        method: ServerMethod,
+        method: Method,
         model: LightningModule,
         data: ImageData,
         partition: Partitioner,
@@ -229,18 +237,20 @@ class FederatedTrainer:
 
     def _prepare(
         self,
-        method: ServerMethod,
+        method: Method,
         model: LightningModule,
         data: ImageData,
         partition: Partitioner,
         seed: int,
         world_size: int,
-    ) -> fit_loop.Job:
+    ) -> jobs.Job:
         data.prepare_data()
         data.setup()
-        return fit_loop.prepare_job(method, model, data, partition, seed, world_size, self.clients_per_round)
+        return jobs.prepare_job(
+            method, model, data, partition, seed, world_size, self.clients_per_round, self.rounds
+        )
 
-    def _restore(self, job: fit_loop.Job, checkpoint: checkpoints.Checkpoint) -> Fabric:
+    def _restore(self, job: jobs.Job, checkpoint: checkpoints.Checkpoint) -> Fabric:
         """Put a checkpoint's server state into the method, on one device of this process."""
         fabric = self._build_fabric(1, 1)
         job.resume_from(checkpoint)
@@ -248,7 +258,7 @@ class FederatedTrainer:
         job.method.load_state_dict(checkpoint.server_state()["method"])
         return fabric
 
-    def _describe(self, job: fit_loop.Job, partition: Partitioner, seed: int, run_dir: str | Path) -> dict[str, Any]:
+    def _describe(self, job: jobs.Job, partition: Partitioner, seed: int, run_dir: str | Path) -> dict[str, Any]:
         """Return the configuration that a fit from Python stands for, as the command line would have it."""
         return {
             "seed_everything": seed,

@@ -26,18 +26,16 @@ def _cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture
 def fit_small() -> Callable[..., Any]:
-    """Return a function that runs a small PRISM or FedAvg fit on digits and returns its result.
+    """Return a function that runs a small fit of any method on digits and returns its result.
 
     Five clients, two local steps, no extractor: a second of work.
     """
     import torch
+    from small_methods import small_method, small_model
 
     from flgen import FederatedTrainer
     from flgen.callbacks import Evaluation
     from flgen.data import Digits, Shards
-    from flgen.methods import FedAvg, Prism
-    from flgen.models import KernelMMD, ResnetGenerator, SmallCNN
-    from flgen.topology.star import Star
 
     def fit(
         run_dir: Path,
@@ -52,22 +50,12 @@ def fit_small() -> Callable[..., Any]:
         seed: int = 7,
         ckpt_path: str | None = None,
         data: Any = None,
+        model: Any = None,
         **trainer_options: Any,
     ) -> Any:
-        star = Star(transport=transport)  # type: ignore[arg-type]
-        options = method_options or {}
-        algorithm: Any
-        model: Any
         torch.manual_seed(seed)  # a module's initial weights are PyTorch's, as on the command line
-        if method == "Prism":
-            algorithm = Prism(
-                **{"local_steps": 2, "batch_size": 8, "recalibration_batches": 2, **options}, topology=star
-            )
-            model = ResnetGenerator(image_size=8, latent=8, width=8, loss=KernelMMD(real_batch=8))
-        else:
-            assert method == "FedAvg", f"say here how a small {method} is made"
-            algorithm = FedAvg(**{"batch_size": 32, **options}, topology=star)
-            model = SmallCNN(image_size=8, width=4)
+        algorithm = small_method(method, transport, **(method_options or {}))
+        model = model or small_model(method)
         trainer = FederatedTrainer(
             **{
                 "rounds": rounds,

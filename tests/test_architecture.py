@@ -32,6 +32,10 @@ FLOORS = {
     "flgen.methods": 4,
     "flgen.trainer": 5,
     "flgen.fit_loop": 5,
+    "flgen.job": 5,
+    "flgen.measurement": 5,
+    "flgen.client_turns": 5,
+    "flgen.peer_round": 5,
     "flgen.star_round": 5,
     "flgen.cli": 6,
     "flgen": 6,  # the package itself gathers the names that users import

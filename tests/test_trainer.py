@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from flgen import IID, Callback, Digits, Evaluation, FedAvg, FederatedTrainer, Prism, Shards, SmallCNN
+from flgen import IID, Callback, Digits, Evaluation, FedAvg, FederatedTrainer, LocalTraining, Prism, Shards, SmallCNN
 from flgen.errors import FlgenError, UsageError
 from flgen.experiment.checkpoints import find_checkpoint
 from flgen.experiment.config import describe
 from flgen.experiment.records import read_events, read_metrics
-from flgen.star_round import ClientFailed
+from flgen.client_turns import ClientFailed
 
 
 class Fragile(SmallCNN):
@@ -37,7 +37,7 @@ def fit_fragile(run_dir: Path, how: str, devices: int = 1, **options: Any) -> An
     """Ten clients with one class each; the client of class 3 fails."""
     trainer = FederatedTrainer(rounds=2, accelerator="cpu", devices=devices, callbacks=[], **options)
     return trainer.fit(
-        FedAvg(batch_size=64),
+        FedAvg(LocalTraining(batch_size=64)),
         Fragile(how, 3),
         Digits(),
         Shards(clients=10, shards_per_client=1),
@@ -155,7 +155,7 @@ def test_callbacks_see_every_moment(fit_small: Any, tmp_path: Path) -> None:
 
 
 def test_the_method_holds_the_result_after_a_fit_on_two_processes(tmp_path: Path) -> None:
-    method, model = FedAvg(batch_size=32), SmallCNN(image_size=8, width=4)
+    method, model = FedAvg(LocalTraining(batch_size=32)), SmallCNN(image_size=8, width=4)
     before = method, [parameter.clone() for parameter in model.parameters()]
     result = FederatedTrainer(rounds=2, accelerator="cpu", devices=2, callbacks=[]).fit(
         method,

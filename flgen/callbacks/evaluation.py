@@ -41,6 +41,7 @@ class Evaluation:
         cache_dir: Where trained extractors are kept; None means ~/.cache/flgen.
         batch_size: Images per extractor batch.
         grid: Number of images in a sample grid.
+        personal: Whether every client's model is tested on test data of the client's own, for methods that have such.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Evaluation:
         cache_dir: str | None = None,
         batch_size: int = 256,
         grid: int = 64,
+        personal: bool = True,
     ) -> None:
         for option, value in {"every": every, "images": images, "batch_size": batch_size, "grid": grid}.items():
             if value < 1:
@@ -67,6 +69,7 @@ class Evaluation:
         self.cache_dir = cache_dir
         self.batch_size = batch_size
         self.grid = grid
+        self.personal = personal
         self._loaded: dict[str, nn.Module] = {}
         self._real: dict[str, Tensor] = {}
 

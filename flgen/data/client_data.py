@@ -48,6 +48,17 @@ class ClientData(Protocol):
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """Yield every sample once, in a fixed order; the last batch may be smaller."""
 
+    def split(self, held_back: int, generator: torch.Generator) -> tuple[ClientData, ClientData]:
+        """Return the data without `held_back` random samples, and those samples.
+
+        Args:
+            held_back: Number of samples, at least 1; at least 1 must be left.
+            generator: CPU generator; the same state gives the same split.
+
+        Raises:
+            UsageError: If there are not enough samples, or they are streamed.
+        """
+
 
 class TensorClientData:
     """A client's rows of an image set, as one uint8 tensor on the device where they are used.
@@ -109,6 +120,16 @@ class TensorClientData:
         for positions in torch.arange(self.samples).split(batch_size):
             if len(positions):
                 yield self._pick(positions)
+
+    def split(self, held_back: int, generator: torch.Generator) -> tuple[ClientData, ClientData]:
+        if not 1 <= held_back < self.samples:
+            raise UsageError(f"this client has {self.samples} samples: {held_back} cannot be held back")
+        order = self._rows.index_select(0, torch.randperm(self.samples, generator=generator).to(self._rows.device))
+        rest, held = order[held_back:].sort().values, order[:held_back].sort().values
+        return (
+            TensorClientData(self._image_set, rest, self._device, self._classes),
+            TensorClientData(self._image_set, held, self._device, self._classes),
+        )
 
     def _pick(self, positions: Tensor) -> Batch:
         if self._image_set.images.device == self._device:
@@ -174,6 +195,11 @@ class StreamedClientData:
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         samples = ((sample.image(self._shape), sample.label) for sample in self._read(self._shards))
         return self._batched(samples, batch_size)
+
+    def split(self, held_back: int, generator: torch.Generator) -> tuple[ClientData, ClientData]:
+        raise UsageError(
+            "this client's samples are streamed and cannot be split: raise --data.memory_budget_mb to have them in memory"
+        )
 
     def _one_pass(self, generator: torch.Generator) -> Iterator[tuple[Tensor, int]]:
         order = random.Random(int(torch.randint(2**62, (), generator=generator)))

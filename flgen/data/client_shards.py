@@ -50,7 +50,7 @@ class ClientShards(ImageData):
         return read_index(self.root)
 
     def layout(self) -> ImageLayout:
-        """Return name, classes, channels and size of the stored images."""
+        """Return name, classes, channels, size and normalisation of the stored images."""
         return self.index.layout
 
     def setup(self, stage: str | None = None) -> None:

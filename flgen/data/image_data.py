@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tarfile
 import zipfile
 from collections.abc import Sequence
@@ -36,12 +37,30 @@ class ImageLayout:
         class_names: One name per class, in the order of the labels.
         channels: 1 (grey) or 3 (RGB).
         image_size: Side of the images, pixels.
+        mean: Mean of the pixel values in [0, 1] per channel, by which classifiers normalise; None if there is none.
+        std: Their standard deviation per channel.
+
+    Raises:
+        UsageError: If `mean` and `std` are not one number per channel each, `std` positive.
     """
 
     name: str
     class_names: tuple[str, ...]
     channels: int
     image_size: int
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.mean is None and self.std is None:
+            return
+        mean, std = self.mean or (), self.std or ()
+        numbers = all(math.isfinite(value) for value in (*mean, *std)) and min(std, default=0.0) > 0.0
+        if not (len(mean) == len(std) == self.channels and numbers):
+            raise UsageError(
+                f"the layout of {self.name} has mean {self.mean} and std {self.std}; it needs both or neither, "
+                f"one number for each of {self.channels} channels, std above 0"
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -163,6 +182,33 @@ class ImageData(LightningDataModule):
         from flgen.data.client_data import TensorClientData
 
         return TensorClientData(self.train, rows, device, self.classes)
+
+    def client_test_data(self, rows: np.ndarray, device: torch.device | str = "cpu") -> ClientData:
+        """Return one client's share of the held-out images.
+
+        Args:
+            rows: Rows of `test`, int64 array, such as the client's entry of `local_test_rows`.
+            device: Where batches are wanted.
+        """
+        from flgen.data.client_data import TensorClientData
+
+        return TensorClientData(self.test, rows, device, self.classes)
+
+    def standardize(self, images: torch.Tensor) -> torch.Tensor:
+        """Return images as a classifier takes them: (x / 255 - mean) / std by the layout's numbers for each channel.
+
+        Where the layout has none, they are mapped to [-1, 1].
+
+        Args:
+            images: uint8 tensor (B, C, H, W), on any device.
+
+        Returns:
+            float32 tensor (B, C, H, W) on the same device.
+        """
+        from flgen.data.image_set import standardize
+
+        layout = self.layout()
+        return standardize(images, layout.mean, layout.std)
 
     def train_dataloader(self) -> DataLoader:
         """Return shuffled batches (float32 images in [-1, 1], labels) for an ordinary Lightning Trainer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -63,6 +64,20 @@ def describe(tensor: Tensor) -> str:
 def to_unit_range(images: Tensor) -> Tensor:
     """Map bytes 0..255 to float32 in [-1, 1], the range in which generators draw."""
     return images.to(torch.float32).div_(127.5).sub_(1.0)
+
+
+def standardize(images: Tensor, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Tensor:
+    """Map bytes 0..255 to float32 (x / 255 - mean) / std, channel by channel, or to [-1, 1] without those numbers."""
+    if mean is None or std is None:
+        return to_unit_range(images)
+    return images.to(torch.float32).div_(255.0).sub_(_channels(mean, images.device)).div_(_channels(std, images.device))
+
+
+@lru_cache(maxsize=64)
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return one number per channel as float32 (C, 1, 1); kept, since moving it to a GPU again would wait for it."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device).reshape(-1, 1, 1)
 
 
 def to_bytes(images: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ class ShardIndex:
     """What a folder of client shards holds.
 
     Args:
-        layout: Name, classes, channels and size of the stored images.
+        layout: Name, classes, channels, size and normalisation of the stored images.
         partitioner: The rule's name and options.
         seed: The run's seed that dealt the samples out, if one was given.
         clients: One entry per client.
@@ -157,6 +157,8 @@ def write_client_shards(
             "class_names": list(data.class_names),
             "channels": data.channels,
             "image_size": data.image_size,
+            "mean": data.layout().mean,
+            "std": data.layout().std,
             "partitioner": partitioner or {},
             "seed": seed,
             "clients": [_count(split, data.classes) for split in clients],
@@ -237,7 +239,14 @@ def read_index(root: str | Path) -> ShardIndex:
         if content["classes"] != len(class_names):
             raise ValueError(f"{content['classes']} classes with {len(class_names)} names")
         return ShardIndex(
-            ImageLayout(str(content["name"]), class_names, int(content["channels"]), int(content["image_size"])),
+            ImageLayout(
+                str(content["name"]),
+                class_names,
+                int(content["channels"]),
+                int(content["image_size"]),
+                mean=_numbers(content.get("mean")),  # folders written before there were these two lack them
+                std=_numbers(content.get("std")),
+            ),
             partitioner=dict(content["partitioner"]),
             seed=content["seed"],
             clients=tuple(_read_split(root, entry, len(class_names)) for entry in content["clients"]),
@@ -249,8 +258,12 @@ def read_index(root: str | Path) -> ShardIndex:
         ) from None
     except KeyError as error:
         raise damaged(path, f"no entry {error}") from error
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, UsageError) as error:
         raise damaged(path, error) from error
+
+
+def _numbers(values: Sequence[float] | None) -> tuple[float, ...] | None:
+    return None if values is None else tuple(float(value) for value in values)
 
 
 def _read_split(root: Path, entry: dict[str, Any], classes: int) -> StoredSplit:

@@ -12,7 +12,7 @@ import inspect
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
@@ -254,6 +254,8 @@ def describe(value: Any) -> Any:
         return str(value)
     if isinstance(value, (list, tuple)):
         return [describe(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {option.name: describe(getattr(value, option.name)) for option in fields(value)}
     class_path = _path(type(value))
     options = {option: describe(getattr(value, option)) for option in _parameters(class_path) if hasattr(value, option)}
     return {"class_path": class_path, "init_args": options}

@@ -22,6 +22,8 @@ from flgen.deferred import TYPE_CHECKING
 from flgen.errors import FlgenError, UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from flgen.wire.ledger import LedgerRow
 
 LEDGER_COLUMNS = ("round", "phase", "link", "messages", "bytes", "wire_bytes")
@@ -80,6 +82,27 @@ class LedgerTable:
         self._table.truncate_after(round)
 
 
+class ClientsTable:
+    """clients.csv: what each client reported, one row per round and client, metrics in the order they appear first.
+
+    Args:
+        path: The file; it is created by the first row, its folder must exist.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self._table = _RoundTable(Path(path), ("round", "client"))
+
+    def write(self, round: int, clients: Mapping[int, Mapping[str, float]]) -> None:
+        """Append one row for each client, by ascending id."""
+        for metrics in clients.values():
+            self._table.add_columns(metrics)
+        self._table.append(round, [{"client": client, **clients[client]} for client in sorted(clients)])
+
+    def truncate_after(self, round: int) -> None:
+        """Drop the rows of all rounds later than `round`, and a torn last line, in one atomic step."""
+        self._table.truncate_after(round)
+
+
 class EventLog:
     """events.jsonl: one JSON object per line with `time` (ISO 8601, UTC), `event` and the event's own fields.
 
@@ -107,10 +130,46 @@ def read_metrics(path: Path | str) -> list[dict[str, float]]:
     return [{name: _number(cell) for name, cell in row.items() if cell} for row in rows]
 
 
+def read_clients(path: Path | str) -> list[dict[str, float]]:
+    """Return the rows of a clients.csv: `round`, `client` and whatever metrics each row has."""
+    return read_metrics(path)
+
+
 def read_ledger(path: Path | str) -> list[dict[str, Any]]:
     """Return the rows of a ledger.csv; `phase` and `link` are text, the other columns are integers."""
     _, rows = _read_table(Path(path))
     return [{name: cell if name in ("phase", "link") else int(cell) for name, cell in row.items()} for row in rows]
+
+
+def write_partition(path: Path, label_table: np.ndarray, class_names: Sequence[str]) -> None:
+    """Write partition.csv: how many training samples of each class each client holds, one row per client.
+
+    Args:
+        path: The file.
+        label_table: int array (clients, classes).
+        class_names: One name per class.
+    """
+    rows = [["client", *class_names]]
+    rows += [[str(client), *(str(count) for count in counts)] for client, counts in enumerate(label_table.tolist())]
+    with atomic_replace(path) as temporary:
+        temporary.write_text(_csv_text(rows), encoding="utf-8", newline="")
+
+
+def read_partition(path: Path) -> tuple[list[str], np.ndarray]:
+    """Return the class names and the label table, int64 (clients, classes), of a partition.csv.
+
+    Raises:
+        FlgenError: The file is missing or damaged.
+    """
+    import numpy as np
+
+    header, rows = _read_table(path)
+    if not rows:
+        raise FlgenError(f"{path} is missing or empty: a run of `flgen fit` writes it when it starts")
+    try:
+        return header[1:], np.array([[int(row[name]) for name in header[1:]] for row in rows], dtype=np.int64)
+    except ValueError as error:
+        raise FlgenError(f"{path} is damaged ({error}): mend it, or repeat the run") from error
 
 
 def read_events(path: Path | str) -> list[dict[str, Any]]:

@@ -35,6 +35,16 @@ class RunFolder:
         return self.path / "ledger.csv"
 
     @property
+    def clients(self) -> Path:
+        """One row per round and client."""
+        return self.path / "clients.csv"
+
+    @property
+    def partition(self) -> Path:
+        """Training samples per client and class."""
+        return self.path / "partition.csv"
+
+    @property
     def events(self) -> Path:
         """Checkpoints, resumes, signals, client errors."""
         return self.path / "events.jsonl"

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from flgen.deferred import TYPE_CHECKING
-from flgen.errors import UsageError
+from flgen.errors import FlgenError, UsageError
 from flgen.federation.streams import RandomStreams
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class Client:
         key: Names this client's random streams; the id unless clients were renumbered.
         open_data: Returns the client's data on a device; called once, on the rank that hosts the client.
         device: Where that rank computes.
+        open_test: Returns the client's own test data on a device, of the same classes as its training data.
     """
 
     id: int
@@ -38,6 +39,7 @@ class Client:
     key: int
     open_data: Callable[[torch.device | str], ClientData]
     device: torch.device | str = "cpu"
+    open_test: Callable[[torch.device | str], ClientData] | None = None
     state: dict[str, Tensor] = field(default_factory=dict)
     """Tensors that persist from round to round; a method reads and replaces them in its client step."""
     metrics: dict[str, float] = field(default_factory=dict)
@@ -48,9 +50,17 @@ class Client:
         """The client's own samples, on this rank's device."""
         return self.open_data(self.device)
 
+    @cached_property
+    def test_data(self) -> ClientData:
+        """The client's own test samples, on this rank's device."""
+        if self.open_test is None:
+            raise FlgenError(f"client {self.id} was made without test data")
+        return self.open_test(self.device)
+
     def close_data(self) -> None:
         """Forget the opened data; they are opened again when they are needed."""
         self.__dict__.pop("data", None)
+        self.__dict__.pop("test_data", None)
 
     def random(self, purpose: str, t: int, device: torch.device | str = "cpu") -> torch.Generator:
         """Return this client's random stream for one purpose in round t."""
@@ -66,6 +76,7 @@ class Federation:
         streams: The run's random streams.
         world_size: Number of ranks.
         clients_per_round: Size of a cohort; None means everybody.
+        rounds: Number of rounds that the run is planned for, T.
         stateless: Whether clients keep nothing from round to round, so that any rank can stand in for a client's
             host; a method says so in its `setup`.
 
@@ -77,6 +88,7 @@ class Federation:
     streams: RandomStreams
     world_size: int = 1
     clients_per_round: int | None = None
+    rounds: int = 1
     stateless: bool = False
 
     def __post_init__(self) -> None:

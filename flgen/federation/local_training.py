@@ -79,6 +79,8 @@ def train_locally(
     seed: int,
     steps: int,
     on_step: Callable[[int, int], None],
+    before_step: Callable[[], None] | None = None,
+    after_step: Callable[[], None] | None = None,
 ) -> None:
     """Take one optimiser step per batch, as Lightning's automatic optimisation would.
 
@@ -90,6 +92,8 @@ def train_locally(
         seed: Of the global generators inside this call, for modules that draw from them (dropout).
         steps: Number of batches to come, for `on_step`.
         on_step: Told (steps done, steps in all) after each.
+        before_step: Called when the gradients are there, before the optimiser uses them.
+        after_step: Called when the optimiser has changed the parameters.
     """
     module.train()
     with _global_seed(seed, fabric.device):
@@ -100,7 +104,11 @@ def train_locally(
             if loss is not None:  # a module may pass over a batch
                 optimizer.zero_grad()
                 fabric.backward(loss)
+                if before_step is not None:
+                    before_step()
                 optimizer.step()
+                if after_step is not None:
+                    after_step()
             on_step(index + 1, steps)
 
 

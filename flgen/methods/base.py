@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from flgen.deferred import TYPE_CHECKING
+from flgen.errors import UsageError
+from flgen.topology.base import Topology
+from flgen.topology.peers import PeerTopology, RandomGraph
 from flgen.topology.star import Collection, Star
 
 if TYPE_CHECKING:
@@ -28,14 +31,21 @@ class Method(ABC):
     end the client step early, so leave nothing half done around it.
     """
 
-    topology: Star
+    topology: Topology
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     """Values of this method's options, per preset name, for options left at None."""
 
     generative: ClassVar[bool] = False
     """Whether the method draws images (`samples`), which an evaluation then compares with real ones."""
 
+    personal: ClassVar[bool] = False
+    """Whether clients have models that are tested on test data of their own (`evaluate_client`)."""
+
     on_local_step: Callable[[int, int], None]
+
+    def check(self, federation: Federation) -> None:
+        """Refuse a federation that the method or its topology cannot work with, before any process is started."""
+        self.topology.check(len(federation))
 
     def prepare(self, model: LightningModule, data: ImageData) -> None:  # noqa: B027 - most need nothing
         """Check that model and data fit, and load what a fit needs, before any process is started."""
@@ -51,8 +61,22 @@ class Method(ABC):
         """Return a client's work per round, in any unit; ranks are balanced by it."""
         return 1.0
 
+    def initial_state(self, client: Client) -> dict[str, Tensor]:
+        """Return the state that a client has before its first step; nothing for most."""
+        return {}
+
     def evaluate(self, t: int) -> dict[str, float]:
         """Return metrics of the current model, by name; runs on the server."""
+        return {}
+
+    def evaluate_client(self, client: Client, download: dict[str, Tensor], t: int) -> dict[str, float]:
+        """Return metrics of one client on its own test data after round t, by name; runs where it is hosted.
+
+        Args:
+            client: With its state.
+            download: What the server would send next; nothing between peers.
+            t: The round.
+        """
         return {}
 
     def samples(self, count: int, t: int) -> dict[str, Tensor]:
@@ -78,6 +102,7 @@ class Method(ABC):
 class ServerMethod(Method):
     """A method on a star: the server sends, the clients work and answer, the server aggregates."""
 
+    topology: Star
     collection: Collection = "sum"
     """What the server needs of the uploads: their sum, their sum weighted by n_k, or each of them."""
 
@@ -95,3 +120,50 @@ class ServerMethod(Method):
     @abstractmethod
     def aggregate(self, t: int, uploads: Uploads) -> None:
         """Update the server's state from the uploads of round t."""
+
+
+class PeerMethod(Method):
+    """A method without a server: clients read what their neighbours offer, mix it into their own, and train on.
+
+    Everybody reads what the others had at the start of the round. Attributes that the trainer sets: `evaluated`,
+    whether clients test their models in this round.
+    """
+
+    topology: PeerTopology
+    personal = True
+    evaluated: bool = False
+
+    def __init__(self, topology: PeerTopology | None = None) -> None:
+        self.topology = topology or RandomGraph()
+
+    def check(self, federation: Federation) -> None:
+        """Refuse a cohort: between peers every client has a model of its own and works on it in every round."""
+        if federation.clients_per_round not in (None, len(federation)):
+            raise UsageError(
+                f"--trainer.clients_per_round is {federation.clients_per_round}, but with {type(self).__name__} every "
+                "client trains in every round: remove it (--method.topology.active lets clients miss exchanges)"
+            )
+        super().check(federation)
+
+    def choose(self, client: Client, candidates: tuple[int, ...], t: int) -> tuple[int, ...]:
+        """Return whom a client reads from in round t, of those the topology lets it hear; all of them for most."""
+        return candidates
+
+    @abstractmethod
+    def outgoing(self, client: Client, t: int) -> Payload:
+        """Return what a client offers to whoever reads from it in round t."""
+
+    @abstractmethod
+    def mix(self, client: Client, inbox: Mapping[int, dict[str, Tensor]], t: int) -> None:
+        """Take in what the neighbours and the client itself offered, by id; nothing in the inbox may be changed."""
+
+    @abstractmethod
+    def client_step(self, client: Client, t: int) -> None:
+        """Run one client's local work of round t, right after its `mix`, and leave the result in its state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is common to all clients: nothing for most, their states are kept by themselves."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""

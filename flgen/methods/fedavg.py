@@ -7,63 +7,65 @@ server: w_{t+1} = sum_k (n_k / n) w_k
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from flgen.deferred import TYPE_CHECKING, deferred_module
-from flgen.errors import UsageError
+from flgen.federation.training_options import LocalTraining
 from flgen.methods.base import ServerMethod
 from flgen.topology.star import Collection, Star
 
 if TYPE_CHECKING:
-    import torch
     from lightning import LightningModule
     from lightning.fabric import Fabric
     from torch import Tensor
 
     from flgen.data import ImageData
-    from flgen.data import image_set as images
-    from flgen.federation import flat_parameters, local_training
+    from flgen.federation import resident
     from flgen.federation.clients import Client, Federation
     from flgen.topology.star import Uploads
     from flgen.wire import codecs
 else:
-    torch = deferred_module("torch")
     codecs = deferred_module("flgen.wire.codecs")
-    flat_parameters = deferred_module("flgen.federation.flat_parameters")
-    local_training = deferred_module("flgen.federation.local_training")
-    images = deferred_module("flgen.data.image_set")
+    resident = deferred_module("flgen.federation.resident")
 
 
 class FedAvg(ServerMethod):
     """Average the weights that clients trained on their own data, weighted by their numbers of samples.
 
-    Args:
-        local_epochs: Passes over its data that a client makes per round, E.
-        batch_size: Samples per local step, B.
-        topology: How uploads reach the server.
+    On each client's own test data it reports `accuracy_aggregated`, the new average's; with `keep_personal`,
+    `accuracy_trained`, that of the model that the client itself trained last (w_1 before its first time), which may
+    be many rounds old; with `fine_tune`, after the last round, `accuracy_fine_tuned`.
 
-    Raises:
-        UsageError: A number is not positive.
+    Args:
+        training: How clients train.
+        keep_personal: Whether each client keeps the model it trained last, to be tested.
+        fine_tune: Whether every client trains the last average once more on its own data, to be tested and then
+            thrown away: at the last round's learning rate ("annealed"), or at the first one's ("reset").
+        topology: How uploads reach the server.
     """
 
     collection: Collection = "sample_weighted_sum"
+    personal = True
 
-    def __init__(self, local_epochs: int = 1, batch_size: int = 10, topology: Star | None = None) -> None:
+    def __init__(
+        self,
+        training: LocalTraining = LocalTraining(),
+        keep_personal: bool = False,
+        fine_tune: Literal["none", "annealed", "reset"] = "none",
+        topology: Star | None = None,
+    ) -> None:
         super().__init__(topology)
-        for option, value in {"local_epochs": local_epochs, "batch_size": batch_size}.items():
-            if value < 1:
-                raise UsageError(f"--method.{option} is {value}: give 1 or more")
-        self.local_epochs = local_epochs
-        self.batch_size = batch_size
+        self.training = training
+        self.keep_personal = keep_personal
+        self.fine_tune = fine_tune
 
     def setup(self, federation: Federation, model: LightningModule, data: ImageData, fabric: Fabric) -> None:
         """Take the module's own initial weights as w_1, the same on every rank."""
         super().setup(federation, model, data, fabric)
-        federation.stateless = True
-        self.w = flat_parameters.flatten_model(model)  # what the resident module computes with
-        self.w_t = self.w.clone()
-        self.logged = local_training.LoggedValues(fabric)
-        model.fabric = self.logged  # type: ignore[assignment]
+        federation.stateless = not self.keep_personal
+        self.resident = resident.ResidentModel(model, data, fabric, self.training)
+        self.w = self.resident.vector  # what the resident module computes with
+        self.w_1 = self.w_t = self.w.clone()
 
     def expected_work(self, client: Client) -> float:
         """A client's work is its number of samples."""
@@ -76,18 +78,9 @@ class FedAvg(ServerMethod):
     def client_step(self, client: Client, download: dict[str, Tensor], t: int) -> codecs.Payload:
         """w <- w_t; E epochs of local training; send w."""
         self.w.copy_(download["weights"])
-        self.logged.means()  # forget what a client that failed half way had said
-        batches = client.data.batches(self.batch_size, client.random("batches", t), epochs=self.local_epochs)
-        local_training.train_locally(
-            self.model,
-            local_training.only_optimizer(self.model),
-            ((images.to_unit_range(x), y) for x, y in batches),
-            self.fabric,
-            seed=client.streams.seed_for("module", round=t, client=client.key),
-            steps=self.local_epochs * -(-client.samples // self.batch_size),
-            on_step=self.on_local_step,
-        )
-        client.metrics = self.logged.means()
+        self.resident.train(client, t, self.on_local_step)
+        if self.keep_personal:
+            client.state = {"weights": self.w}
         return {"weights": codecs.dense(self.w)}
 
     def aggregate(self, t: int, uploads: Uploads) -> None:
@@ -97,10 +90,20 @@ class FedAvg(ServerMethod):
     def evaluate(self, t: int) -> dict[str, float]:
         """Return the module's own test metrics with w_{t+1} on the test split, or nothing if it has none."""
         self.w.copy_(self.w_t)
-        test = self.data.test.to(self.fabric.device)
-        batches = zip(test.images.split(256), test.labels.split(256), strict=True)
-        scaled = ((images.to_unit_range(x), y) for x, y in batches)
-        return local_training.test_module(self.model, scaled, self.fabric, self.logged)
+        return self.resident.test_split()
+
+    def evaluate_client(self, client: Client, download: dict[str, Tensor], t: int) -> dict[str, float]:
+        """Test w_{t+1}, and the client's own models if it has any."""
+        self.w.copy_(download["weights"])
+        metrics = self.resident.test_client(client, "aggregated")
+        if self.fine_tune != "none" and t == self.federation.rounds:
+            first = 1 if self.fine_tune == "reset" else t
+            self.resident.train(client, t, lambda done, steps: None, purpose="fine tuning", decay_round=first)
+            metrics |= self.resident.test_client(client, "fine_tuned")
+        if self.keep_personal:
+            self.w.copy_(client.state.get("weights", self.w_1))
+            metrics |= self.resident.test_client(client, "trained")
+        return metrics
 
     def state_dict(self) -> dict[str, Any]:
         """w_{t+1}."""

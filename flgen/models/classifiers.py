@@ -1,6 +1,8 @@
-"""Classifiers that the configuration can name."""
+"""Classifiers that the configuration can name: what they share, and the small one."""
 
 from __future__ import annotations
+
+import math
 
 from flgen.deferred import TYPE_CHECKING, LightningModule, deferred_module
 from flgen.errors import UsageError
@@ -12,7 +14,56 @@ else:
     torch = deferred_module("torch")
 
 
-class SmallCNN(LightningModule):
+class Classifier(LightningModule):
+    """Cross-entropy, accuracy and SGD; a subclass adds the network, `forward`.
+
+    Args:
+        learning_rate: Learning rate of SGD.
+        weight_decay: Factor of the weights that SGD adds to their gradient.
+        momentum: Momentum of SGD; 0 is plain SGD, which keeps no state.
+
+    Raises:
+        UsageError: A number is negative.
+    """
+
+    def __init__(self, learning_rate: float, weight_decay: float, momentum: float) -> None:
+        super().__init__()
+        options = {"learning_rate": learning_rate, "weight_decay": weight_decay, "momentum": momentum}
+        for name, value in options.items():
+            if not 0 <= value < math.inf:
+                raise UsageError(f"--model.{name} {value}: it must be a finite number of at least 0")
+        self.learning_rate, self.weight_decay, self.momentum = learning_rate, weight_decay, momentum
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the mean cross-entropy of (images, labels), logged as train/loss."""
+        images, labels = batch
+        loss = torch.nn.functional.cross_entropy(self(images), labels)
+        self.log("train/loss", loss)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Log val/loss and val/accuracy."""
+        self._log_scores("val", batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Log test/loss and test/accuracy."""
+        self._log_scores("test", batch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return SGD."""
+        return torch.optim.SGD(
+            self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, momentum=self.momentum
+        )
+
+    def _log_scores(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
+        images, labels = batch
+        logits = self(images)
+        self.log(f"{stage}/loss", torch.nn.functional.cross_entropy(logits, labels), batch_size=len(labels))
+        accuracy = (logits.argmax(dim=1) == labels).float().mean()
+        self.log(f"{stage}/accuracy", accuracy, batch_size=len(labels))
+
+
+class SmallCNN(Classifier):
     """Two 5x5 convolutions, each with ReLU and 2x2 pooling, then two linear layers; trained by SGD.
 
     Its initial weights are PyTorch's own, hence those of `seed_everything`, as for any LightningModule.
@@ -23,9 +74,11 @@ class SmallCNN(LightningModule):
         classes: Number of classes. Null takes the data set's (from Python: 10).
         width: Channels of the first convolution; the second has twice as many.
         learning_rate: Learning rate of SGD.
+        weight_decay: Factor of the weights that SGD adds to their gradient.
+        momentum: Momentum of SGD; 0 is plain SGD, which keeps no state.
 
     Raises:
-        UsageError: A size is too small.
+        UsageError: A size is too small, or a number is negative.
     """
 
     def __init__(
@@ -35,19 +88,16 @@ class SmallCNN(LightningModule):
         classes: int | None = None,
         width: int = 32,
         learning_rate: float = 0.1,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(learning_rate, weight_decay, momentum)
         image_size = 28 if image_size is None else image_size
         channels = 1 if channels is None else channels
         classes = 10 if classes is None else classes
-        if image_size < 4:
-            raise UsageError(f"--model.image_size {image_size}: SmallCNN halves an image twice and needs at least 4")
-        for name, value in {"channels": channels, "classes": classes, "width": width}.items():
-            if value < 1:
-                raise UsageError(f"--model.{name} {value}: it must be at least 1")
+        check_sizes("SmallCNN", 2, image_size, channels=channels, classes=classes, width=width)
         self.image_size, self.channels, self.classes, self.width = image_size, channels, classes, width
         nn = torch.nn
-        self.learning_rate = learning_rate
         self.network = nn.Sequential(
             nn.Conv2d(channels, width, 5, padding=2),
             nn.ReLU(inplace=True),
@@ -66,28 +116,36 @@ class SmallCNN(LightningModule):
         logits: Tensor = self.network(images)
         return logits
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Return the mean cross-entropy of (images, labels), logged as train/loss."""
-        images, labels = batch
-        loss = torch.nn.functional.cross_entropy(self(images), labels)
-        self.log("train/loss", loss)
-        return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Log val/loss and val/accuracy."""
-        self._log_scores("val", batch)
+def check_sizes(model: str, halvings: int, image_size: int, **counts: int) -> None:
+    """Refuse what a network cannot be built with.
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Log test/loss and test/accuracy."""
-        self._log_scores("test", batch)
+    Args:
+        model: Name of the network.
+        halvings: How often it halves an image.
+        image_size: Height and width of the images in pixels.
+        **counts: Other sizes by the name of their option, each at least 1.
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return plain SGD."""
-        return torch.optim.SGD(self.parameters(), lr=self.learning_rate)
+    Raises:
+        UsageError: A size is too small.
+    """
+    times = {1: "once", 2: "twice"}.get(halvings, f"{halvings} times")
+    if image_size < 2**halvings:
+        raise UsageError(
+            f"--model.image_size {image_size}: {model} halves an image {times} and needs at least {2**halvings}"
+        )
+    for name, value in counts.items():
+        if value < 1:
+            raise UsageError(f"--model.{name} {value}: it must be at least 1")
 
-    def _log_scores(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
-        images, labels = batch
-        logits = self(images)
-        self.log(f"{stage}/loss", torch.nn.functional.cross_entropy(logits, labels), batch_size=len(labels))
-        accuracy = (logits.argmax(dim=1) == labels).float().mean()
-        self.log(f"{stage}/accuracy", accuracy, batch_size=len(labels))
+
+def check_groups(groups: int, width: int) -> None:
+    """Refuse groups of GroupNorm that do not divide the channels of every layer: multiples of `width`.
+
+    Raises:
+        UsageError: `groups` does not divide `width`.
+    """
+    if width % groups:
+        raise UsageError(
+            f"--model.groups {groups} does not divide --model.width {width}: give {math.gcd(groups, width)}, which does"
+        )

@@ -9,11 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+
+class Transfer(NamedTuple):
+    """One message on its way.
+
+    Args:
+        key: Name of the message.
+        source: Rank that has it.
+        destination: Rank that needs it.
+        bytes: Its size.
+    """
+
+    key: int
+    source: int
+    destination: int
+    bytes: int
 
 
 class Channel:
@@ -68,10 +84,39 @@ class Channel:
         if self.world_size > 1:
             dist.reduce(total, destination, op=dist.ReduceOp.SUM, group=self._data)
 
+    def exchange(self, messages: Mapping[int, Tensor], plan: Sequence[Transfer]) -> dict[int, Tensor]:
+        """Carry messages between ranks, all of them at once.
+
+        Every operation is posted before any is waited for, so that no graph can make two ranks wait for each other;
+        between two ranks messages arrive in the order of the plan.
+
+        Args:
+            messages: This rank's messages, uint8 (bytes,), by key.
+            plan: Every transfer, the same list on every rank; a message may go to several ranks.
+
+        Returns:
+            The messages that the plan brings to this rank, by key, its own to itself included.
+        """
+        received: dict[int, Tensor] = {}
+        operations = []
+        for key, source, destination, size in plan:
+            if source == destination == self.rank:
+                received[key] = messages[key]
+            elif destination == self.rank:
+                received[key] = torch.empty(size, dtype=torch.uint8, device=self.device)
+                if size:
+                    operations.append(dist.P2POp(dist.irecv, received[key], source, group=self._data))
+            elif source == self.rank and size:
+                operations.append(dist.P2POp(dist.isend, messages[key].to(self.device), destination, group=self._data))
+        if operations:
+            for work in dist.batch_isend_irecv(operations):
+                work.wait()
+        return received
+
     def gather_messages(
         self, messages: Mapping[int, Tensor], plan: Sequence[tuple[int, int, int]], destination: int
     ) -> dict[int, Tensor]:
-        """Carry each message to the destination rank, one by one.
+        """Carry each message to the destination rank.
 
         Args:
             messages: This rank's messages, uint8 (bytes,), by key.
@@ -81,20 +126,7 @@ class Channel:
         Returns:
             All messages by key on the destination, nothing elsewhere.
         """
-        received = {key: message for key, message in messages.items() if self.rank == destination}
-        operations = []
-        for key, source, size in plan:
-            if self.rank == destination != source:
-                received[key] = torch.empty(size, dtype=torch.uint8, device=self.device)
-                if size:
-                    operations.append(dist.P2POp(dist.irecv, received[key], source, group=self._data))
-            elif self.rank == source != destination and size:
-                buffer = messages[key].to(self.device)
-                operations.append(dist.P2POp(dist.isend, buffer, destination, group=self._data))
-        if operations:
-            for work in dist.batch_isend_irecv(operations):
-                work.wait()
-        return received
+        return self.exchange(messages, [Transfer(key, source, destination, size) for key, source, size in plan])
 
     def gather_tensors(self, part: Tensor, destination: int) -> list[Tensor]:
         """Return every rank's tensor on the destination, by rank (nothing elsewhere); shapes may differ."""

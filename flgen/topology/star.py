@@ -13,14 +13,13 @@ from typing import Literal
 
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
+from flgen.topology.base import Topology
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from flgen.topology.channel import Channel
     from flgen.wire import codecs, sums
-    from flgen.wire.ledger import Ledger
 else:
     torch = deferred_module("torch")
     codecs = deferred_module("flgen.wire.codecs")
@@ -67,7 +66,7 @@ class Uploads:
         return self._each
 
 
-class Star:
+class Star(Topology):
     """A server and its clients.
 
     Args:
@@ -88,11 +87,6 @@ class Star:
         self.transport = transport
         self.reduction: sums.Reduction = reduction
         self.fraction_bits = fraction_bits
-
-    def open(self, channel: Channel, ledger: Ledger) -> None:
-        """Take the process group that carries this topology and the ledger that counts what it carries."""
-        self.channel = channel
-        self.ledger = ledger
 
     @property
     def is_server(self) -> bool:

@@ -2,7 +2,9 @@
 
 A payload is a mapping from names to `Entry`s, a tensor with the codec that carries it:
 
-    {"mask": bits(m), "scores": dense(s)}
+    {"mask": bits(m), "scores": dense(s), "weights": sparse(w, support)}
+
+Each arrives under its name; of a sparse one the support arrives too, as "weights.support".
 
 On the wire an entry is a short header (20 bytes plus 8 per dimension plus the name) and the body. The header
 says everything a receiver needs, so an upload of d mask bits costs ceil(d / 8) bytes and a constant.
@@ -14,12 +16,11 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from flgen.errors import FlgenError
+from flgen.wire.bodies import Bits, Codec, Dense, Sparse, WireError
 
 MAGIC = b"FG"
 VERSION = 1
@@ -38,77 +39,7 @@ _DTYPES = (
     torch.float64,
 )
 
-
-class WireError(FlgenError):
-    """Bytes that arrived are not a payload of ours: truncated, damaged, or of another version."""
-
-
-class Codec(Protocol):
-    """How one tensor becomes bytes; `code` is the codec's number in the header."""
-
-    code: ClassVar[int]
-
-    def encode(self, tensor: Tensor) -> Tensor:
-        """Return the body, uint8 (bytes,), on the tensor's device."""
-        ...
-
-    def decode(self, body: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Return the tensor of the given shape and dtype from its body."""
-        ...
-
-
-@dataclass(frozen=True)
-class Dense:
-    """Every element as it is, optionally narrowed to `dtype` on the way (fp16, bf16)."""
-
-    dtype: torch.dtype | None = None
-    code: ClassVar[int] = 1
-
-    def encode(self, tensor: Tensor) -> Tensor:
-        """Return the element bytes, in memory order."""
-        narrowed = tensor if self.dtype is None else tensor.to(self.dtype)
-        return narrowed.contiguous().view(-1).view(torch.uint8)
-
-    def decode(self, body: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Return the tensor; raises WireError if the body's length does not fit the shape."""
-        narrow = self.dtype or dtype
-        if body.numel() != math.prod(shape) * narrow.itemsize:
-            raise WireError(f"payload body has {body.numel()} bytes, {shape} of {narrow} needs another number")
-        # A body may start at any byte of a message; only a fresh copy is aligned for wider elements.
-        elements = body.bool() if narrow == torch.bool else body.clone().view(narrow)
-        return elements.view(shape).to(dtype)
-
-
-@dataclass(frozen=True)
-class Bits:
-    """One bit per element, most significant bit first, pad bits zero (prism.md, check 8: 1011000111 is B1 C0)."""
-
-    code: ClassVar[int] = 2
-
-    def encode(self, tensor: Tensor) -> Tensor:
-        """Return ceil(n / 8) bytes for n elements that are 0 or 1."""
-        flat = tensor.reshape(-1).to(torch.uint8)
-        octets = torch.nn.functional.pad(flat, (0, -flat.numel() % 8)).view(-1, 8)
-        packed = octets[:, 7].clone()
-        for position in range(7):
-            packed |= octets[:, position] << (7 - position)
-        return packed
-
-    def decode(self, body: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Return the zeros and ones; raises WireError for a wrong length or a pad bit that is set."""
-        count = math.prod(shape)
-        if body.numel() != (count + 7) // 8:
-            raise WireError(f"payload body has {body.numel()} bytes, {count} bits need {(count + 7) // 8}")
-        octets = torch.empty(body.numel(), 8, dtype=torch.uint8, device=body.device)
-        for position in range(8):
-            torch.bitwise_and(body >> (7 - position), 1, out=octets[:, position])
-        flat = octets.view(-1)
-        if count % 8 and bool(flat[count:].any()):
-            raise WireError("payload has pad bits that are not zero: it is damaged")
-        return flat[:count].view(shape).to(dtype)
-
-
-_CODECS: dict[int, type[Dense] | type[Bits]] = {Dense.code: Dense, Bits.code: Bits}
+_CODECS: dict[int, type[Codec]] = {Dense.code: Dense, Bits.code: Bits, Sparse.code: Sparse}
 
 
 @dataclass(frozen=True)
@@ -130,6 +61,24 @@ def dense(tensor: Tensor, dtype: torch.dtype | None = None) -> Entry:
 def bits(tensor: Tensor) -> Entry:
     """Send one bit per element of a tensor of zeros and ones; it arrives as bool."""
     return Entry(tensor.bool(), Bits())
+
+
+def sparse(values: Tensor, support: Tensor) -> Entry:
+    """Send the elements at a support, zeros among them too; the support arrives as "<name>.support".
+
+    Args:
+        values: Floats of any shape; what lies outside the support arrives as zero.
+        support: Bool, the shape of `values`, on its device.
+
+    Raises:
+        ValueError: The two do not fit together.
+    """
+    if values.shape != support.shape or not values.is_floating_point() or support.dtype != torch.bool:
+        raise ValueError(
+            f"floats and a bool support of one shape expected, got {values.dtype} {tuple(values.shape)} "
+            f"and {support.dtype} {tuple(support.shape)}"
+        )
+    return Entry(values, Sparse(support))
 
 
 def encode_payload(payload: Payload) -> Tensor:
@@ -160,12 +109,15 @@ def decode_payload(message: Tensor) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     position = 0
     while position < message.numel():
-        name, tensor, position = _decode_entry(message, position)
-        tensors[name] = tensor
+        parts, position = _decode_entry(message, position)
+        for name, tensor in parts.items():
+            if name in tensors:
+                raise WireError(f"payload has two tensors named {name!r}: rename an entry")
+            tensors[name] = tensor
     return tensors
 
 
-def _decode_entry(message: Tensor, position: int) -> tuple[str, Tensor, int]:
+def _decode_entry(message: Tensor, position: int) -> tuple[dict[str, Tensor], int]:
     def take(length: int) -> Tensor:
         nonlocal position
         if position + length > message.numel():
@@ -187,4 +139,5 @@ def _decode_entry(message: Tensor, position: int) -> tuple[str, Tensor, int]:
         name = bytes(take(label_length).tolist()).decode("ascii")
     except UnicodeDecodeError:
         raise WireError("payload has an entry whose name is not readable: it is damaged") from None
-    return name, _CODECS[code]().decode(take(body_length), shape, _DTYPES[dtype]), position
+    parts = _CODECS[code].decode(take(body_length), shape, _DTYPES[dtype])
+    return {name + part: tensor for part, tensor in parts.items()}, position

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from fedavg_workload import BATCH_SIZE, BareLoop, Setting, fit
 
-from flgen import FedAvg
+from flgen import FedAvg, LocalTraining
 
 TINY = Setting(samples_per_client=1, cohort=2, rounds=1)
 
@@ -37,7 +37,7 @@ def run(kind: str, setting: Setting) -> None:
         bare.round(bare.cohort(1))
         return
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
-        fit(FedAvg(batch_size=BATCH_SIZE), setting, data, Path(folder) / "run", callbacks=[])
+        fit(FedAvg(LocalTraining(batch_size=BATCH_SIZE)), setting, data, Path(folder) / "run", callbacks=[])
 
 
 def main(kind: str, samples: str) -> None:

@@ -14,7 +14,7 @@ import torch
 from fedavg_workload import BATCH_SIZE, CLIENTS, Alternating, BareLoop, ProcessorTimes, Setting, fit
 from report import Report
 
-from flgen import FedAvg
+from flgen import FedAvg, LocalTraining
 
 pytestmark = pytest.mark.benchmark
 
@@ -24,7 +24,7 @@ TWO_RANKS = Setting(samples_per_client=100, cohort=10, rounds=4)
 def take_turns(setting: Setting, run_dir: Path) -> Alternating:
     """Run flgen and the bare loop in turns, and make sure that they compute the same."""
     data = setting.data()
-    method = FedAvg(batch_size=BATCH_SIZE)
+    method = FedAvg(LocalTraining(batch_size=BATCH_SIZE))
     turns = Alternating(method, BareLoop(setting, data))
     fit(method, setting, data, run_dir, callbacks=[turns])
     assert turns.deviation < 1e-6
@@ -77,7 +77,7 @@ def test_two_ranks_over_one(report: Report, tmp_path: Path) -> None:
         for ranks in (1, 2):
             folder = tmp_path / f"{turn}-{ranks}"
             folder.mkdir()
-            method, processor_times = FedAvg(batch_size=BATCH_SIZE), ProcessorTimes(folder)
+            method, processor_times = FedAvg(LocalTraining(batch_size=BATCH_SIZE)), ProcessorTimes(folder)
             fit(method, TWO_RANKS, data, folder / "run", callbacks=[processor_times], devices=ranks)
             wall[ranks] += round_times(folder / "run")
             processor[ranks] += processor_times.read()[1:]

@@ -63,3 +63,17 @@ def plain(colour: int | tuple[int, int, int], height: int = 8, width: int = 8) -
     """An image of one colour."""
     channels = () if isinstance(colour, int) else (3,)
     return np.full((height, width, *channels), colour, dtype=np.uint8)
+
+
+def read(data: ImageData) -> ImageData:
+    """Prepare and set up a data set; return it."""
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def assert_one_line(error: BaseException, *parts: str) -> None:
+    """The message of an error is one line and has every part in it."""
+    assert "\n" not in str(error)
+    for part in parts:
+        assert part in str(error)

@@ -1,9 +1,7 @@
-"""MNIST, Fashion-MNIST, CIFAR-10 and CelebA from files that the tests write, and what is said when files are wrong."""
+"""MNIST, Fashion-MNIST and CelebA from files that the tests write, and what is said when files are wrong."""
 
 from __future__ import annotations
 
-import hashlib
-import pickle
 from pathlib import Path
 from urllib.error import URLError
 
@@ -12,23 +10,11 @@ import numpy as np
 import pytest
 import torch
 import torchvision.datasets
-from small_data import plain, write_idx, write_image, write_mnist_split
+from small_data import assert_one_line, plain, read, write_idx, write_image, write_mnist_split
 
 import flgen.data.image_data
-from flgen.data import CIFAR10, MNIST, CelebA, FashionMNIST, ImageData
+from flgen.data import CIFAR10, CIFAR100, MNIST, CelebA, FashionMNIST
 from flgen.errors import FlgenError
-
-
-def read(data: ImageData) -> ImageData:
-    data.prepare_data()
-    data.setup()
-    return data
-
-
-def assert_one_line(error: BaseException, *parts: str) -> None:
-    assert "\n" not in str(error)
-    for part in parts:
-        assert part in str(error)
 
 
 @pytest.mark.parametrize("folder", ["", "MNIST/raw"])
@@ -105,6 +91,7 @@ def test_a_damaged_idx_file_is_named(tmp_path, damage, says):
         (MNIST, "train-images-idx3-ubyte"),
         (FashionMNIST, "FashionMNIST/raw"),
         (CIFAR10, "cifar-10-batches-py"),
+        (CIFAR100, "cifar-100-python"),
         (CelebA, "list_attr_celeba.txt"),
     ],
 )
@@ -146,49 +133,6 @@ def test_a_download_does_not_wait_for_ever_for_another_process(tmp_path, monkeyp
     with filelock.FileLock(tmp_path / ".flgen-download.lock"), pytest.raises(FlgenError) as caught:
         MNIST(str(tmp_path), download=True).prepare_data()
     assert_one_line(caught.value, "another process has held", ".flgen-download.lock")
-
-
-@pytest.fixture
-def cifar_root(tmp_path, monkeypatch) -> Path:
-    """A CIFAR-10 folder of 4 images per file, whose hashes torchvision is told."""
-    source = torchvision.datasets.CIFAR10
-    folder = tmp_path / source.base_folder
-    folder.mkdir()
-
-    def write(name: str, content: object) -> list[str]:
-        blob = pickle.dumps(content)
-        (folder / name).write_bytes(blob)
-        return [name, hashlib.md5(blob).hexdigest()]
-
-    def batch(name: str, value: int) -> list[str]:
-        pixels = np.repeat(np.array([value, 100, 200], dtype=np.uint8), 1024)
-        return write(name, {"data": np.tile(pixels, (4, 1)), "labels": [0, 1, 8, 9]})
-
-    monkeypatch.setattr(source, "train_list", [batch(f"data_batch_{i}", i) for i in range(1, 6)])
-    monkeypatch.setattr(source, "test_list", [batch("test_batch", 50)])
-    name, digest = write("batches.meta", {"label_names": ["x"] * 10})
-    monkeypatch.setattr(source, "meta", {"filename": name, "key": "label_names", "md5": digest})
-    return tmp_path
-
-
-def test_cifar10_is_read_as_channels_first(cifar_root):
-    data = read(CIFAR10(str(cifar_root)))
-    assert data.train.images.shape == (20, 3, 32, 32)
-    assert data.train.images[5].unique(dim=-1).squeeze(-1).unique(dim=-1).flatten().tolist() == [2, 100, 200]
-    assert data.train.labels[:4].tolist() == [0, 1, 8, 9]
-    assert len(data.test) == 4
-    assert (data.name, data.channels, data.class_names[9]) == ("cifar10", 3, "truck")
-
-
-def test_cifar10_can_be_shrunk(cifar_root):
-    assert read(CIFAR10(str(cifar_root), image_size=16)).test.images.shape == (4, 3, 16, 16)
-
-
-def test_a_cifar10_file_with_another_hash_is_not_unpickled(cifar_root):
-    (cifar_root / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
-    with pytest.raises(FlgenError) as caught:
-        read(CIFAR10(str(cifar_root)))
-    assert_one_line(caught.value, "cifar-10-batches-py is damaged", "--data.download true")
 
 
 @pytest.fixture(params=["", "celeba"])

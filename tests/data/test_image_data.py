@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import lightning
 import numpy as np
@@ -13,6 +14,7 @@ from small_data import RandomImages
 
 from flgen.data import IID, ByAttribute, Digits, ImageData, Shards
 from flgen.data.image_data import ImageLayout
+from flgen.data.image_set import to_unit_range
 from flgen.errors import FlgenError, UsageError
 
 
@@ -59,6 +61,55 @@ def test_data_that_contradict_their_layout_are_refused():
 def test_an_empty_split_is_refused():
     with pytest.raises(FlgenError, match="random has a split without images"):
         RandomImages(count=0).setup()
+
+
+class Normalised(RandomImages):
+    """Random images with a mean and a deviation for each."""
+
+    def layout(self) -> ImageLayout:
+        return replace(super().layout(), mean=(0.2, 0.4, 0.6), std=(0.5, 0.25, 0.125))
+
+
+def test_images_are_standardized_channel_by_channel():
+    images = torch.tensor([51, 204, 255], dtype=torch.uint8).reshape(1, 3, 1, 1).expand(2, 3, 4, 4)
+    result = Normalised(channels=3).standardize(images)
+    assert result.dtype == torch.float32
+    assert result.shape == (2, 3, 4, 4)
+    # (0.2 - 0.2) / 0.5, (0.8 - 0.4) / 0.25, (1 - 0.6) / 0.125
+    assert result[1, :, 2, 3].tolist() == pytest.approx([0.0, 1.6, 3.2], abs=1e-6)
+    assert images.unique().tolist() == [51, 204, 255]
+
+
+def test_standardized_images_may_be_trained_on_after_they_were_evaluated_on():
+    data = Normalised(channels=3)
+    images = torch.full((2, 3, 4, 4), 7, dtype=torch.uint8)
+    with torch.inference_mode():
+        first = data.standardize(images)
+    weight = torch.ones(1, requires_grad=True)
+    (weight * data.standardize(images)).sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.item() == pytest.approx(first.sum().item(), rel=1e-6)
+
+
+def test_without_mean_and_deviation_images_are_mapped_to_the_unit_range_bit_for_bit(random_data):
+    every_byte = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    assert torch.equal(random_data.standardize(every_byte), to_unit_range(every_byte))
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        ((0.5,), None),
+        (None, (0.5,)),
+        ((0.5, 0.5), (0.5, 0.5)),
+        ((0.5,), (0.0,)),
+        ((0.5,), (float("nan"),)),
+        ((float("inf"),), (1.0,)),
+    ],
+)
+def test_a_layout_needs_one_mean_and_one_positive_deviation_per_channel(mean, std):
+    with pytest.raises(UsageError, match=r"layout of mine has mean .*each of 1 channels, std above 0"):
+        ImageLayout("mine", ("a",), channels=1, image_size=8, mean=mean, std=std)
 
 
 def test_clients_are_split_and_tabulated(random_data):

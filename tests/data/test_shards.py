@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from small_data import RandomImages
 
 from flgen.data import IID, AsStored, ClientShards, Shards
 from flgen.data.client_data import StreamedClientData, TensorClientData
+from flgen.data.image_data import ImageLayout
 from flgen.data.shards import read_index, write_client_shards
 from flgen.errors import FlgenError, UsageError
 
@@ -56,6 +58,34 @@ def test_the_index_says_what_is_stored(folder, data, partition):
     assert [list(client.label_counts) for client in index.clients] == data.label_table(partition).tolist()
     assert [shard.samples for shard in index.clients[0].shards] == [8, 8, 8, 6]
     assert index.test.samples == 12
+
+
+def test_mean_and_deviation_of_the_channels_are_stored(tmp_path, random_data):
+    class Normalised(RandomImages):
+        def layout(self) -> ImageLayout:
+            return replace(super().layout(), mean=(0.1307,), std=(1 / 3,))
+
+    data = Normalised()
+    data.setup()
+    write_client_shards(data, [np.arange(4)], tmp_path / "shards")
+    stored = ClientShards(str(tmp_path / "shards"))
+    assert stored.layout() == data.layout()
+    assert torch.equal(stored.standardize(data.test.images), data.standardize(data.test.images))
+    assert not torch.equal(stored.standardize(data.test.images), random_data.standardize(data.test.images))
+
+
+def test_an_index_from_before_there_were_mean_and_deviation_is_read(folder, data):
+    content = json.loads((folder / "index.json").read_text())
+    assert content.pop("mean") is content.pop("std") is None
+    (folder / "index.json").write_text(json.dumps(content))
+    assert read_index(folder).layout == data.layout()
+
+
+def test_an_index_with_half_a_normalisation_is_damaged(folder):
+    content = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps(content | {"mean": [0.5]}))
+    with pytest.raises(FlgenError, match=r"index.json is damaged \(the layout .* has mean \(0.5,\) and std None"):
+        read_index(folder)
 
 
 def test_a_client_read_into_memory_gives_the_batches_of_the_original(folder, data, partition):

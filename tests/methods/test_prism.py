@@ -9,7 +9,7 @@ import torch
 
 from flgen import Digits, KernelMMD, Prism, ResnetGenerator, Shards
 from flgen.errors import UsageError
-from flgen.fit_loop import prepare_job
+from flgen.job import prepare_job
 from flgen.methods.prism import aggregate_masks, first_score_sent, moving_average
 
 
@@ -98,7 +98,8 @@ def run(job: Any, rounds: int = 1) -> list[torch.Tensor]:
     from flgen.federation.interruption import StopRequest
     from flgen.federation.launch import build_fabric
     from flgen.federation.state_store import ClientStateStore
-    from flgen.star_round import ErrorPolicy, run_star_round
+    from flgen.client_turns import ErrorPolicy
+    from flgen.star_round import run_star_round
     from flgen.topology.channel import Channel
     from flgen.wire.ledger import Ledger
 

@@ -73,6 +73,34 @@ def test_the_learning_rate_is_the_optimisers():
     assert group["lr"] == 0.25
 
 
+def test_it_is_trained_by_plain_sgd_unless_told_otherwise():
+    (group,) = SmallCNN(8, width=4).configure_optimizers().param_groups
+    assert (group["weight_decay"], group["momentum"]) == (0.0, 0.0)
+    (group,) = SmallCNN(8, width=4, weight_decay=5e-4, momentum=0.9).configure_optimizers().param_groups
+    assert (group["weight_decay"], group["momentum"]) == (5e-4, 0.9)
+
+
+def test_its_layers_are_drawn_in_their_order():
+    torch.manual_seed(3)
+    weights = list(SmallCNN(8, width=4).parameters())
+    torch.manual_seed(3)
+    layers = (
+        torch.nn.Conv2d(1, 4, 5),
+        torch.nn.Conv2d(4, 8, 5),
+        torch.nn.Linear(32, 16),
+        torch.nn.Linear(16, 10),
+    )
+    expected = [parameter for layer in layers for parameter in layer.parameters()]
+    assert all(torch.equal(drawn, other) for drawn, other in zip(weights, expected, strict=True))
+
+
+@pytest.mark.parametrize("option", ["learning_rate", "weight_decay", "momentum"])
+@pytest.mark.parametrize("value", [-0.5, float("nan"), float("inf")])
+def test_impossible_numbers_of_sgd_are_refused(option, value):
+    with pytest.raises(UsageError, match=f"--model.{option} {value}: it must be a finite number of at least 0"):
+        SmallCNN(8, **{option: value})
+
+
 @pytest.mark.parametrize(("option", "value"), [("image_size", 3), ("channels", 0), ("classes", 0), ("width", 0)])
 def test_impossible_sizes_are_refused(option, value):
     with pytest.raises(UsageError, match=f"--model.{option} {value}"):

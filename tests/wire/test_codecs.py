@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flgen.wire.codecs import Bits, Dense, WireError, bits, decode_payload, dense, encode_payload
+from flgen.wire.codecs import Bits, Dense, WireError, bits, decode_payload, dense, encode_payload, sparse
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, *FLOATS)
 HEADER_BYTES = 20
+MOST_INDEXED = 2**26
 
 quick = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 shapes = st.lists(st.integers(0, 5), max_size=4).map(tuple)
@@ -129,12 +130,14 @@ def test_an_empty_payload_is_an_empty_message() -> None:
 
 
 def decodes_or_says_why(message: Tensor) -> None:
-    """A wire error, or tensors no larger than the message allows (a bit becomes a byte)."""
+    """A wire error, or tensors no larger than the message allows: a bit becomes a byte, and if sparse also a float."""
     try:
         decoded = decode_payload(message)
     except WireError:
         return
-    assert sum(tensor.nbytes for tensor in decoded.values()) <= 8 * message.numel()
+    for name, tensor in decoded.items():
+        is_sparse = name.endswith(".support") or f"{name}.support" in decoded
+        assert tensor.nbytes <= (8 * MOST_INDEXED if is_sparse else 8 * message.numel())
 
 
 @quick
@@ -150,6 +153,8 @@ def example_message() -> Tensor:
             "scores": dense(torch.arange(6.0).view(2, 3)),
             "flags": dense(torch.tensor([True, False])),
             "none": dense(torch.empty(0, 4, dtype=torch.int64)),
+            "layer": sparse(torch.arange(12.0).view(3, 4), torch.arange(12).view(3, 4) % 3 == 0),
+            "few": sparse(torch.arange(70.0), torch.arange(70) % 60 == 5),
         }
     )
 
@@ -163,8 +168,9 @@ def test_every_truncation_ends_in_a_wire_error_or_at_an_entry_boundary() -> None
         except WireError:
             continue
         boundaries += 1
-        assert list(decoded) == ["mask", "scores", "flags", "none"][: len(decoded)]
-    assert boundaries == 4  # the empty message, and after each entry but the last
+        names = ["mask", "scores", "flags", "none", "layer", "layer.support", "few", "few.support"]
+        assert list(decoded) == names[: len(decoded)]
+    assert boundaries == 6  # the empty message, and after each entry but the last
 
 
 def test_every_flipped_bit_decodes_or_says_why() -> None:
@@ -187,8 +193,8 @@ def test_several_damages_decode_or_say_why(data: st.DataObject) -> None:
 
 @quick
 @given(
-    st.integers(0, 255),
-    st.integers(0, 255),
+    st.one_of(st.integers(0, 4), st.integers(0, 255)),
+    st.one_of(st.integers(0, 10), st.integers(0, 255)),
     st.lists(st.one_of(st.sampled_from([0, 1, 2**31, 2**62, 2**63, 2**64 - 1]), st.integers(0, 2**64 - 1)), max_size=9),
     st.one_of(st.integers(0, 64), st.integers(0, 2**64 - 1)),
     st.binary(max_size=64),
@@ -219,11 +225,11 @@ def test_a_foreign_header_is_named(position: int, value: int, complaint: str) ->
 
 def test_pad_bits_must_be_zero() -> None:
     with pytest.raises(WireError, match="pad bits"):
-        Bits().decode(message_of(0b10110001, 0b11100000), (10,), torch.bool)
-    assert Bits().decode(message_of(0b10110001, 0b11100000), (11,), torch.uint8).tolist()[-3:] == [1, 1, 1]
+        Bits.decode(message_of(0b10110001, 0b11100000), (10,), torch.bool)
+    assert Bits.decode(message_of(0b10110001, 0b11100000), (11,), torch.uint8)[""].tolist()[-3:] == [1, 1, 1]
 
 
-@pytest.mark.parametrize(("codec", "bytes_needed"), [(Dense(), 12), (Bits(), 1)])
+@pytest.mark.parametrize(("codec", "bytes_needed"), [(Dense, 12), (Bits, 1)])
 def test_a_body_of_the_wrong_length_is_refused(codec: Any, bytes_needed: int) -> None:
     for length in (bytes_needed - 1, bytes_needed + 1):
         with pytest.raises(WireError, match="bytes"):
@@ -231,5 +237,5 @@ def test_a_body_of_the_wrong_length_is_refused(codec: Any, bytes_needed: int) ->
 
 
 def test_a_flag_with_a_stray_bit_is_still_true_or_false() -> None:
-    decoded = Dense().decode(message_of(0, 1, 2, 255), (4,), torch.bool)
+    decoded = Dense.decode(message_of(0, 1, 2, 255), (4,), torch.bool)[""]
     assert decoded.view(torch.uint8).tolist() == [0, 1, 1, 1]

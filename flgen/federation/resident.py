@@ -1,0 +1,250 @@
+"""The one module of a rank, in which its clients take turns: load a client's weights, train, test, take them out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flgen.data.augmentation import crop_and_flip
+from flgen.deferred import TYPE_CHECKING
+from flgen.federation.flat_parameters import flatten_in_place
+from flgen.federation.local_training import LoggedValues, only_optimizer, test_module, train_locally
+from flgen.federation.training_options import LocalTraining
+from flgen.metrics import flops
+
+if TYPE_CHECKING:
+    from lightning import LightningModule
+    from lightning.fabric import Fabric
+
+    from flgen.data import ImageData
+    from flgen.data.client_data import ClientData
+    from flgen.federation.clients import Client
+
+TEST_BATCH = 256
+
+
+class ResidentModel:
+    """A module behind flat vectors: switching clients is one copy, a mask is one product.
+
+    Args:
+        module: On its device; its parameters and buffers become views of the vectors.
+        data: Where its inputs come from.
+        fabric: For precision and backward.
+        training: How clients train.
+        last: Names of the parameters that come last among the weights.
+
+    Attributes:
+        vector: All parameters, then all floating-point buffers, float32 (d + b,).
+        weights: The parameters, a view (d,).
+        buffers: The floating-point buffers (BatchNorm's statistics), a view (b,).
+        counters: Integer buffers (BatchNorm's batch counter), int64 (c,).
+    """
+
+    def __init__(
+        self,
+        module: LightningModule,
+        data: ImageData,
+        fabric: Fabric,
+        training: LocalTraining,
+        last: Collection[str] = (),
+    ) -> None:
+        self.module = module
+        self.data = data
+        self.fabric = fabric
+        self.training = training
+        named = dict(module.named_parameters())
+        self._last = [parameter for name, parameter in named.items() if name in last]
+        first = [parameter for name, parameter in named.items() if name not in last]
+        floating = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+        integers = [buffer for buffer in module.buffers() if not buffer.is_floating_point()]
+        d = sum(parameter.numel() for parameter in named.values())
+        self.vector = flatten_in_place([*first, *self._last, *floating])
+        self.weights, self.buffers = self.vector[:d], self.vector[d:]
+        self.counters = flatten_in_place(integers) if integers else torch.empty(0, dtype=torch.int64)
+        self.logged = LoggedValues(fabric)
+        module.fabric = self.logged  # type: ignore[assignment]
+        self._count_flops()
+
+    def reset(self, seed: int) -> None:
+        """Draw new initial weights, by `reset_parameters` of the module or of each of its layers."""
+        with torch.random.fork_rng([self.fabric.device] if self.fabric.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            whole = getattr(self.module, "reset_parameters", None)
+            for layer in [self.module] if callable(whole) else self.module.modules():
+                draw = getattr(layer, "reset_parameters", None)
+                if callable(draw):
+                    draw()
+
+    def train(
+        self,
+        client: Client,
+        t: int,
+        on_step: Callable[[int, int], None],
+        *,
+        epochs: int | None = None,
+        steps_before: int = 0,
+        steps_after: int = 0,
+        data: ClientData | None = None,
+        purpose: str = "batches",
+        decay_round: int | None = None,
+        on_gradient: Callable[[], None] | None = None,
+        after_step: Callable[[], None] | None = None,
+        active: Mapping[str, int] | None = None,
+    ) -> None:
+        """Train the module as it stands on a client's data, and add what it cost and logged to the client's metrics.
+
+        Args:
+            client: Whose data and random streams are used.
+            t: The round.
+            on_step: Told (steps done, steps in all) after each step.
+            epochs: Passes over the data; null takes the training options'.
+            steps_before: Steps of this client step that came before this call, for `on_step`.
+            steps_after: Steps of this client step that will come after it.
+            data: Part of the client's data; null takes all.
+            purpose: Name of the random stream of the batches.
+            decay_round: Round whose learning rate is used; null takes t.
+            on_gradient: Called after each backward pass, before clipping.
+            after_step: Called after each optimiser step.
+            active: Number of weights that are not zero, by parameter name, for those that are not dense.
+        """
+        training, data = self.training, data or client.data
+        epochs = epochs or training.epochs
+        optimizer = only_optimizer(self.module)
+        for group in optimizer.param_groups:
+            group["lr"] *= self.learning_rate_factor(t if decay_round is None else decay_round)
+        steps = epochs * -(-data.samples // training.batch_size)
+
+        def before_step() -> None:
+            if on_gradient is not None:
+                on_gradient()
+            if training.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(self.module.parameters(), training.clip_norm)
+
+        self.logged.means()  # forget what a client that failed half way had said
+        train_locally(
+            self.module,
+            optimizer,
+            self.batches(client, data, purpose, t, epochs=epochs),
+            self.fabric,
+            seed=client.streams.seed_for(f"module/{purpose}", round=t, client=client.key),
+            steps=steps,
+            on_step=lambda done, of: on_step(steps_before + done, steps_before + of + steps_after),
+            before_step=before_step if on_gradient or training.clip_norm is not None else None,
+            after_step=after_step,
+        )
+        client.metrics.update(self.logged.means())
+        self._add_flops(client, epochs * data.samples, active)
+
+    def learning_rate_factor(self, t: int) -> float:
+        """Return what the module's learning rate is multiplied by in round t."""
+        return self.training.learning_rate_decay ** (t - 1)
+
+    def learning_rate(self, t: int) -> float:
+        """Return the learning rate of the module's optimiser in round t, eta_t."""
+        rate: float = only_optimizer(self.module).param_groups[0]["lr"]
+        return rate * self.learning_rate_factor(t)
+
+    def batches(
+        self,
+        client: Client,
+        data: ClientData,
+        purpose: str,
+        t: int,
+        *,
+        epochs: int | None = None,
+        steps: int | None = None,
+        augmented: bool = True,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield shuffled batches as the module takes them: augmented, float32, standardised."""
+        shifts = client.random(f"{purpose} augmentation", t)
+        size = min(self.training.batch_size, data.samples) if steps else self.training.batch_size
+        for x, y in data.batches(size, client.random(purpose, t), steps=steps, epochs=epochs):
+            if augmented and self.training.augmentation == "crop_flip":
+                x = crop_and_flip(x, shifts)
+            yield self.data.standardize(x), y
+
+    def split_last(self, flat: Tensor) -> list[Tensor]:
+        """Return views of a flat tensor (P,), one in the shape of each of the `last` parameters."""
+        parts = flat.split([parameter.numel() for parameter in self._last])
+        return [part.view(parameter.shape) for part, parameter in zip(parts, self._last, strict=True)]
+
+    def mask_gradients(self, masks: list[Tensor]) -> None:
+        """Multiply the gradients of the `last` parameters by masks of their shapes."""
+        for parameter, mask in zip(self._last, masks, strict=True):
+            if parameter.grad is not None:
+                parameter.grad.mul_(mask)
+
+    def test(self, data: ClientData) -> dict[str, float]:
+        """Return what the module's `test_step` logs on some data, each batch weighted by its samples."""
+        self.logged.means()
+        batches = ((self.data.standardize(x), y) for x, y in data.in_order(TEST_BATCH))
+        return test_module(self.module, batches, self.fabric, self.logged)
+
+    def test_split(self) -> dict[str, float]:
+        """Return the same on the data set's whole test split."""
+        rows = np.arange(len(self.data.test))
+        return self.test(self.data.client_test_data(rows, self.fabric.device))
+
+    def test_client(self, client: Client, point: str) -> dict[str, float]:
+        """Return the same on a client's own test data, each name followed by the point of the round: accuracy_trained.
+
+        A client without test data has no results.
+        """
+        if client.test_data.samples == 0:
+            return {}
+        return {f"{name}_{point}": value for name, value in self.test(client.test_data).items()}
+
+    def summed_loss(self, data: ClientData) -> float:
+        """Return the training loss summed over the samples of some data, without learning from them."""
+        self.module.eval()
+        total = 0.0
+        with torch.no_grad(), self.fabric.autocast():
+            for index, (x, y) in enumerate(data.in_order(TEST_BATCH)):
+                total += float(_loss(self.module.training_step((self.data.standardize(x), y), index))) * len(y)
+        self.logged.means()
+        return total
+
+    def gradient(self, client: Client, t: int, *, augmented: bool = True) -> Tensor:
+        """Return the gradient on one batch of a client at the weights as they stand, of the `last` parameters (P,).
+
+        Evaluation mode, no clipping, no weight decay (dispfl.md, section 5).
+        """
+        self.module.eval()
+        ((x, y),) = self.batches(client, client.data, "search", t, steps=1, augmented=augmented)
+        with self.fabric.autocast():
+            loss = _loss(self.module.training_step((x, y), 0))
+        gradients = torch.autograd.grad(loss, self._last, allow_unused=True, materialize_grads=True)
+        self.logged.means()
+        self._add_flops(client, len(y), None)
+        return torch.cat([gradient.reshape(-1) for gradient in gradients])
+
+    def _count_flops(self) -> None:
+        """Measure what one sample costs: per layer, and by torch's own counter, forward and backward."""
+        sample = torch.zeros(1, *self.data.layout().shape, device=self.fabric.device)
+        label = torch.zeros(1, dtype=torch.int64, device=self.fabric.device)
+
+        def step() -> Tensor:
+            return _loss(self.module.training_step((sample, label), 0))
+
+        self._costs = flops.layer_costs(self.module, step)
+        self._counted_flops = flops.counted_training_flops(self.module, step)
+        self.logged.means()
+
+    def _add_flops(self, client: Client, samples: int, active: Mapping[str, int] | None) -> None:
+        """Charge a client for the forward and backward passes of some samples (dispfl.md, section 9.1)."""
+        spent = {
+            "flops/client_round": flops.client_round_flops(self._costs, samples=samples, epochs=1, active=active),
+            "flops/client_round_torch": self._counted_flops * samples,
+        }
+        for name, count in spent.items():
+            client.metrics[name] = client.metrics.get(name, 0) + count
+
+
+def _loss(outcome: Any) -> Tensor:
+    """Return the loss that a `training_step` returned, alone or in a dictionary."""
+    loss: Tensor = outcome["loss"] if isinstance(outcome, Mapping) else outcome
+    return loss

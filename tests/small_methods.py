@@ -1,0 +1,55 @@
+"""A small run of every method: what the laws and the integration tests train, in a second or two.
+
+A new method adds its name to METHODS and says in `small_method` how a small one is made.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flgen.federation.training_options import LocalTraining
+
+SERVER_METHODS = ["Prism", "FedAvg", "Ditto", "SubFedAvg"]
+PEER_METHODS = ["DisPFL", "My1", "My2", "DPSGD", "FedFOMO", "Local"]
+METHODS = SERVER_METHODS + PEER_METHODS
+
+TRAINING = LocalTraining(epochs=2, batch_size=32, learning_rate_decay=0.9, clip_norm=5.0)
+
+
+def small_method(name: str, transport: str = "reduce", **options: Any) -> Any:
+    """Return a method of a few local steps.
+
+    Args:
+        name: Its class.
+        transport: How uploads travel on a star.
+        options: Replace its options.
+    """
+    import flgen
+    from flgen.masks.sparsity import Sparsity
+    from flgen.topology import RandomGraph, Star
+
+    made: dict[str, Any]
+    if name == "Prism":
+        made = {"local_steps": 2, "batch_size": 8, "recalibration_batches": 2}
+    elif name in ("DisPFL", "My1", "My2"):
+        made = {"training": TRAINING, "sparsity": Sparsity(density=0.5, anneal_rounds=5)}
+    elif name == "FedFOMO":
+        made = {"training": TRAINING, "neighbours": 2}
+    elif name == "FedAvg":
+        made = {"training": LocalTraining(batch_size=32)}
+    else:
+        made = {"training": TRAINING}
+    if name in SERVER_METHODS:
+        made["topology"] = Star(transport=transport)  # type: ignore[arg-type]
+    elif name not in ("Local", "FedFOMO"):
+        made["topology"] = RandomGraph(degree=2)
+    return getattr(flgen, name)(**{**made, **options})
+
+
+def small_model(method: str) -> Any:
+    """Return the module that a small run of a method trains; its weights are those of PyTorch's global seed."""
+    from flgen import KernelMMD, ResnetGenerator, SmallCNN
+
+    if method == "Prism":
+        return ResnetGenerator(image_size=8, latent=8, width=8, loss=KernelMMD(real_batch=8))
+    return SmallCNN(image_size=8, width=4)
