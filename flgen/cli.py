@@ -31,6 +31,7 @@ commands:
   evaluate    measure a checkpoint
   sample      draw images from a checkpoint
   partition   divide a data set among clients, as shards or as a chart
+  plot        draw the accuracy or the masks of runs, or the graphs of a configuration
 
 `flgen COMMAND --help` lists a command's options; `flgen COMMAND --model.help ResnetGenerator` those of a class.
 """
@@ -151,11 +152,19 @@ def partition(arguments: list[str]) -> int:
     return 0
 
 
+def plot(arguments: list[str]) -> int:
+    """Draw the graphs of a configuration's first rounds, or figures of finished runs."""
+    from flgen.plot import draw
+
+    return draw(arguments, lambda rest: _parse("plot topology", rest))
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "fit": fit,
     "evaluate": evaluate,
     "sample": sample,
     "partition": partition,
+    "plot": plot,
 }
 
 
@@ -209,7 +218,9 @@ def _parse(command: str, arguments: list[str]) -> Configuration:
     from flgen.experiment.config import build_parser, parse
 
     sections = _sections()
-    parser = build_parser(sections, _EXTRA_OPTIONS.get(command, {}), (COMMANDS[command].__doc__ or "").strip())
+    parser = build_parser(
+        sections, _EXTRA_OPTIONS.get(command, {}), (COMMANDS[command.split()[0]].__doc__ or "").strip()
+    )
     parser.prog = f"flgen {command}"
     return parse(parser, arguments, sections)
 
@@ -229,6 +240,10 @@ _EXTRA_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "const": "partition.png",
             "help": "PNG for the client-by-class chart (partition.png if no name is given).",
         },
+    },
+    "plot topology": {
+        "rounds": {"type": int, "default": 3, "help": "Number of rounds to draw, from round 1."},
+        "output": {"type": str, "default": "topology.png", "help": "The PNG; an SVG of the same name lies beside it."},
     },
 }
 

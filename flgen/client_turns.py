@@ -173,11 +173,8 @@ class ClientTurns:
 
         self._method.on_local_step = on_local_step
         payload = step(client)
-        sent = {name: entry.tensor for name, entry in payload.items()}
-        for what, tensors in (("upload", sent), ("state", client.state)):
-            for name, tensor in tensors.items():
-                if tensor.is_floating_point() and not _is_finite(tensor):
-                    raise FlgenError(f"its {what} {name!r} holds NaN or infinity")
+        check_finite("upload", {name: entry.tensor for name, entry in payload.items()})
+        check_finite("state", client.state)
         if self._federation.stateless and client.state:
             raise FlgenError("it keeps state although its method set federation.stateless: one of the two is wrong")
         return payload
@@ -222,6 +219,21 @@ class ClientTurns:
 def state_of(method: Method, store: ClientStateStore, client: Client) -> dict[str, Tensor]:
     """Return a working copy of a client's state: what it kept, or what its method lets it begin with."""
     return store.load(client.id) or method.initial_state(client)
+
+
+def check_finite(what: str, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse what a client sends or keeps if a number in it is none.
+
+    Args:
+        what: What the tensors are, for the message.
+        tensors: By name.
+
+    Raises:
+        FlgenError: One of them holds NaN or infinity.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not _is_finite(tensor):
+            raise FlgenError(f"its {what} {name!r} holds NaN or infinity")
 
 
 def stopped_by(roll_calls: list[RollCall]) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from flgen.client_turns import ClientTurns, ErrorPolicy, Hook, RoundOutcome, state_of, stopped_by
+from flgen.client_turns import ClientTurns, ErrorPolicy, Hook, RoundOutcome, check_finite, state_of, stopped_by
 from flgen.federation.clients import Client, Federation
 from flgen.federation.interruption import StopRequest
 from flgen.federation.state_store import ClientStateStore
@@ -71,26 +71,14 @@ def run_peer_round(
         client.id: tuple(sorted(client_of_key[key] for key in graph[client.key])) for client in federation.clients
     }
 
-    messages: dict[int, Tensor] = {}
-    wanted: dict[int, tuple[int, ...]] = {}
     hosted = federation.hosted_by(channel.rank)
-    for client in hosted:
-        client.state = state_of(method, store, client)
-
-        def offer(client: Client = client) -> tuple[Tensor, tuple[int, ...]]:
-            return encode_payload(method.outgoing(client, t)), method.choose(client, candidates[client.id], t)
-
-        offered = turns.attempt(client, offer)
-        client.state = {}
-        if offered is not None:
-            messages[client.id], wanted[client.id] = offered
-
-    outboxes: list[Outbox] = channel.agree(Outbox({id: m.numel() for id, m in messages.items()}, wanted))
+    messages, own = _offers(method, turns, store, hosted, candidates, t)
+    outboxes: list[Outbox] = channel.agree(own)
     sizes = {client: size for outbox in outboxes for client, size in outbox.sizes.items()}
     sources = {
-        client: tuple(source for source in outbox.sources[client] if source in sizes)
+        client: tuple(source for source in wanted if source in sizes)
         for outbox in outboxes
-        for client in outbox.sources
+        for client, wanted in outbox.sources.items()
     }
     plan = _plan(sources, sizes, federation.host)
     sent = sum(transfer.bytes for transfer in plan if transfer.source == channel.rank)
@@ -98,7 +86,8 @@ def run_peer_round(
     if channel.rank == 0:
         edges = [sizes[source] for client in sources for source in sources[client]]
         topology.ledger.record(t, "exchange", "client->client", messages=len(edges), bytes=sum(edges))
-    opened = OpenedMessages({**messages, **channel.exchange(messages, plan)}, opened_mb * 2**20)
+    messages.update(channel.exchange(messages, plan))
+    opened = OpenedMessages(messages, opened_mb * 2**20)
     key = {client.id: client.key for client in federation.clients}
 
     def step(client: Client) -> Payload:
@@ -107,7 +96,7 @@ def run_peer_round(
         method.client_step(client, t)
         return {}
 
-    turns.take((client for client in hosted if client.id in messages), step)
+    turns.take((client for client in hosted if client.id in own.sizes), step)
 
     roll_calls = turns.agree({})
     if signal_number := stopped_by(roll_calls):
@@ -124,13 +113,36 @@ def run_peer_round(
     return turns.outcome(roll_calls, failures, rows, measured)
 
 
+def _offers(
+    method: PeerMethod,
+    turns: ClientTurns,
+    store: ClientStateStore,
+    hosted: Sequence[Client],
+    candidates: Mapping[int, tuple[int, ...]],
+    t: int,
+) -> tuple[dict[int, Tensor], Outbox]:
+    """Return the encoded payload of each client of this rank, by id, and what the other ranks must know of them."""
+    messages: dict[int, Tensor] = {}
+    wanted: dict[int, tuple[int, ...]] = {}
+    for client in hosted:
+        client.state = state_of(method, store, client)
+
+        def offer(client: Client = client) -> tuple[Tensor, tuple[int, ...]]:
+            payload = method.outgoing(client, t)
+            check_finite("offer", {name: entry.tensor for name, entry in payload.items()})
+            return encode_payload(payload), method.choose(client, candidates[client.id], t)
+
+        offered = turns.attempt(client, offer)
+        client.state = {}
+        if offered is not None:
+            messages[client.id], wanted[client.id] = offered
+    return messages, Outbox({client: message.numel() for client, message in messages.items()}, wanted)
+
+
 def _plan(sources: Mapping[int, tuple[int, ...]], sizes: Mapping[int, int], host: list[int]) -> list[Transfer]:
     """Return each message once per rank that needs it and does not host its sender, in the same order everywhere."""
     needed = {
-        (source, host[client])
-        for client in sources
-        for source in sources[client]
-        if host[source] != host[client]
+        (source, host[client]) for client in sources for source in sources[client] if host[source] != host[client]
     }
     return [Transfer(source, host[source], destination, sizes[source]) for source, destination in sorted(needed)]
 

@@ -246,9 +246,7 @@ class FederatedTrainer:
     ) -> jobs.Job:
         data.prepare_data()
         data.setup()
-        return jobs.prepare_job(
-            method, model, data, partition, seed, world_size, self.clients_per_round, self.rounds
-        )
+        return jobs.prepare_job(method, model, data, partition, seed, world_size, self.clients_per_round, self.rounds)
 
     def _restore(self, job: jobs.Job, checkpoint: checkpoints.Checkpoint) -> Fabric:
         """Put a checkpoint's server state into the method, on one device of this process."""

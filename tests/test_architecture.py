@@ -37,6 +37,7 @@ FLOORS = {
     "flgen.client_turns": 5,
     "flgen.peer_round": 5,
     "flgen.star_round": 5,
+    "flgen.plot": 6,
     "flgen.cli": 6,
     "flgen": 6,  # the package itself gathers the names that users import
 }

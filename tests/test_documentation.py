@@ -129,6 +129,11 @@ class Reader:
             target.get("init_args", target).update(options)
         config["model"]["init_args"]["loss"]["init_args"] = {"real_batch": 8}
         digits.write_text(yaml.safe_dump(config))
+        peers = folder / "configs" / "dispfl_digits.yaml"
+        config = yaml.safe_load(peers.read_text())
+        config["trainer"]["rounds"] = 2
+        config["method"]["init_args"]["training"]["epochs"] = 1
+        peers.write_text(yaml.safe_dump(config))
 
     def read(self, page: str) -> None:
         if page in self._tried:
@@ -267,6 +272,20 @@ def test_the_table_of_presets_is_that_of_the_classes() -> None:
         values = {f"method.{option}": value for option, value in Prism.presets[preset].items()}
         values |= {f"model.loss.{option} (VggMoments)": value for option, value in VggMoments.presets[preset].items()}
         assert documented == values
+
+
+def test_the_tables_of_dispfl_have_every_option() -> None:
+    from flgen.masks.sparsity import Sparsity
+    from flgen.methods import DisPFL
+
+    for heading, owner in (("option of --method", DisPFL), ("option of --method.sparsity", Sparsity)):
+        documented = {row[0] for row in table_of("docs/methods/dispfl.md", heading)}
+        assert documented == set(inspect.signature(owner.__init__).parameters) - {"self"}
+
+
+def test_the_table_of_baselines_names_every_file() -> None:
+    documented = {row[0] for row in table_of("docs/methods/dispfl.md", "file in `configs/baselines/`")}
+    assert documented == {path.name for path in (REPOSITORY / "configs" / "baselines").glob("*.yaml")}
 
 
 def test_the_table_of_prism_has_every_option() -> None:

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from flgen import IID, Callback, Digits, Evaluation, FedAvg, FederatedTrainer, LocalTraining, Prism, Shards, SmallCNN
+from flgen.client_turns import ClientFailed
 from flgen.errors import FlgenError, UsageError
 from flgen.experiment.checkpoints import find_checkpoint
 from flgen.experiment.config import describe
 from flgen.experiment.records import read_events, read_metrics
-from flgen.client_turns import ClientFailed
 
 
 class Fragile(SmallCNN):

@@ -198,7 +198,7 @@ class StreamedClientData:
 
     def split(self, held_back: int, generator: torch.Generator) -> tuple[ClientData, ClientData]:
         raise UsageError(
-            "this client's samples are streamed and cannot be split: raise --data.memory_budget_mb to have them in memory"
+            "this client's samples are streamed and cannot be split: hold them in memory by --data.memory_budget_mb"
         )
 
     def _one_pass(self, generator: torch.Generator) -> Iterator[tuple[Tensor, int]]:

@@ -32,7 +32,7 @@ class ClientDirichlet(Partitioner):
             floor(N / clients).
 
     Raises:
-        UsageError: If `alpha` is not positive, `groups` is not among 1 to `clients`, or `samples_per_client` is below 1.
+        UsageError: If `alpha` is not positive, `groups` not among 1 to `clients`, or `samples_per_client` below 1.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -45,11 +45,25 @@ class Section:
     required: bool = False
 
 
+class _Parser(ArgumentParser):
+    """A parser that takes no abbreviations; those that it makes for classes are of its kind, so neither do they."""
+
+    def __init__(self, *args: Any, allow_abbrev: bool = False, **options: Any) -> None:
+        super().__init__(*args, allow_abbrev=allow_abbrev, **options)
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *more: Any, **options: Any
+    ) -> Namespace:
+        """Parse arguments; those handed down to the parser of a class have a null in Python's spelling."""
+        given = args and [re.sub("=None$", "=null", argument) for argument in args]
+        return super().parse_args(given, *more, **options)
+
+
 def build_parser(
     sections: Sequence[Section], extra_options: Mapping[str, dict[str, Any]], description: str
 ) -> ArgumentParser:
     """Return the parser of one command: `--config`, the command's own options, and the sections."""
-    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=description)
+    parser = _Parser(exit_on_error=False, description=description)
     parser.add_argument(
         "--config", action="config", help="A YAML file; later files and later arguments override earlier ones."
     )
@@ -118,10 +132,23 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], sections: Sequence[S
         _check_files(arguments)
         raise UsageError(explain(str(error), parser, sections)) from error
     for section in sections:
-        if section.kind == "options" and not isinstance(values[section.name], Namespace):
-            raise UsageError(f"--{section.name}: {values[section.name]} is no option; give --{section.name}.NAME VALUE")
+        if section.kind == "options":
+            _check_options(section.name, values[section.name])
+    for where, chosen in _chosen_classes(values):
+        for name in _option_groups(chosen.class_path):
+            _check_options(f"{where}.{name}", chosen.init_args.get(name))
     fill_presets(values)
     return Configuration(values, parser)
+
+
+def _check_options(where: str, given: Any) -> None:
+    """Refuse a plain value in place of several options; the parser takes some (null, a number in a file)."""
+    if not isinstance(given, Namespace):
+        raise UsageError(_no_option(where, "null" if given is None else given))
+
+
+def _no_option(where: str, given: Any) -> str:
+    return f"--{where}: {given} is no option; give --{where}.NAME VALUE"
 
 
 def _check_files(arguments: Sequence[str]) -> None:
@@ -160,20 +187,20 @@ def explain(message: str, parser: ArgumentParser, sections: Sequence[Section]) -
     if required := re.search(r"following arguments are required: (.+)|Key '([^']+)' is required", message):
         names = next(filter(None, required.groups()))
         return f"missing: {', '.join('--' + name.strip() for name in names.split(','))}; give it here or in a --config"
+    if keys and (plain := re.search(r"Unable to load config '(.*)'\n", message)):
+        return _no_option(".".join(keys[:-1]), plain.group(1))  # the last key is named twice
     if unknown := _UNKNOWN_KEY.search(reasons):
         given = next(filter(None, unknown.groups()))
         if not keys and not given.startswith("-") and "nrecognized" in message:
             return f"{given}: options are given as --NAME VALUE; this belongs to none"
         option = given.lstrip("-").partition("=")[0]
+        if group := re.search(r"Group '([^']+)'", reasons):
+            option = f"{group.group(1)}.{option}"
         owner = re.findall(r"given class_path '([^']+)'", message)
         if owner and keys:
             if any(section.name == where and _path(section.type) == owner[-1] for section in sections):
                 return f"--{where}.{option}: name the class first, by --{where} CLASS or in a --config before it"
-            return (
-                f"--{where}.{option}: {_short(owner[-1])} has no {option!r}{_nearest(option, _parameters(owner[-1]))}"
-            )
-        group = re.search(r"Group '([^']+)'", message)
-        option = f"{group.group(1)}.{option}" if group else option
+            return f"--{where}.{option}: {_lacks(owner[-1], option)}"
         return f"--{option}: there is no such option{_nearest(option, _keys(parser))}"
     values = re.findall(r"(?:Given value|Got value): (.+)", reasons)
     if unknown := _UNKNOWN_CLASS.search(reasons):
@@ -184,7 +211,19 @@ def explain(message: str, parser: ArgumentParser, sections: Sequence[Section]) -
         return f"--{where} {broken.group(1)}: {_one_line(broken.group(2))}"
     kinds = re.findall(r"Expected an? (.+?)(?:\. Got value.*)?$", reasons.partition("Given value:")[0], re.MULTILINE)
     kinds = [_kind(kind) for kind in kinds if "NoneType" not in kind]
-    return f"--{where}: {values[0]} is not {' or '.join(kinds)}" if keys and kinds and values else _one_line(message)
+    if not (keys and kinds and values):
+        return _one_line(message)
+    if below := re.match(r"NestedArg\(key='([^']+)'", values[0]):
+        return f"--{where}.{below.group(1)}: there is no such option; --{where} is one value"
+    return f"--{where}: {values[0]} is not {' or '.join(kinds)}"
+
+
+def _lacks(class_path: str, option: str) -> str:
+    """Say what a class lacks of an option such as `training.epocs`: the part of it that does not exist."""
+    name, _, rest = option.partition(".")
+    while rest and (group := _option_groups(class_path).get(name)):
+        class_path, (name, _, rest) = _path(group), rest.partition(".")
+    return f"{_short(class_path)} has no {name!r}{_nearest(name, _parameters(class_path))}"
 
 
 def _class_names(message: str, where: str, sections: Sequence[Section]) -> list[str]:
@@ -209,7 +248,7 @@ def fill_presets(config: Namespace) -> None:
     preset = config.method.init_args.get("preset") if "init_args" in config.method else None
     if preset is None:
         return
-    for chosen in _chosen_classes(config):
+    for _, chosen in _chosen_classes(config):
         values = getattr(_locate(chosen.class_path), "presets", {}).get(preset, {})
         for option, value in values.items():
             if chosen.init_args.get(option, value) is None:
@@ -231,16 +270,17 @@ def to_yaml(config: dict[str, Any]) -> str:
     return yaml.safe_dump(config, sort_keys=False, default_flow_style=False)
 
 
-def _chosen_classes(config: Any) -> Iterator[Any]:
-    """Yield every class_path/init_args pair inside a configuration."""
+def _chosen_classes(config: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the place and the namespace of every class_path/init_args pair inside a configuration."""
     if isinstance(config, Namespace):
-        if "class_path" in config and "init_args" in config:
-            yield config
-        for value in vars(config).values():
-            yield from _chosen_classes(value)
+        chosen = "class_path" in config and "init_args" in config
+        if chosen:
+            yield where, config
+        for name, value in vars(config).items():
+            yield from _chosen_classes(value, where if chosen else f"{where}.{name}".lstrip("."))
     elif isinstance(config, list):
         for value in config:
-            yield from _chosen_classes(value)
+            yield from _chosen_classes(value, where)
 
 
 def describe(value: Any) -> Any:
@@ -278,6 +318,15 @@ def _parameters(class_path: str) -> list[str]:
         return list(inspect.signature(_locate(class_path).__init__).parameters)[1:]
     except (ImportError, AttributeError, ValueError):
         return []
+
+
+def _option_groups(class_path: str) -> dict[str, type]:
+    """Return the dataclasses among a constructor's options, by the option's name."""
+    try:
+        types = get_type_hints(_locate(class_path).__init__)
+    except (ImportError, AttributeError, NameError, TypeError):
+        return {}
+    return {name: type_ for name, type_ in types.items() if isinstance(type_, type) and is_dataclass(type_)}
 
 
 def _subclasses(base: type) -> list[str]:

@@ -93,9 +93,20 @@ class ClientsTable:
         self._table = _RoundTable(Path(path), ("round", "client"))
 
     def write(self, round: int, clients: Mapping[int, Mapping[str, float]]) -> None:
-        """Append one row for each client, by ascending id."""
-        for metrics in clients.values():
-            self._table.add_columns(metrics)
+        """Append one row for each client, by ascending id.
+
+        Args:
+            round: The round that the metrics belong to.
+            clients: Value by metric name, by client id.
+
+        Raises:
+            UsageError: If a metric is called `round` or `client`.
+        """
+        names = {name: None for client in sorted(clients) for name in clients[client]}
+        for column in ("round", "client"):
+            if column in names:
+                raise UsageError(f"a metric is called `{column}`, a column of clients.csv: give it another name")
+        self._table.add_columns(names)
         self._table.append(round, [{"client": client, **clients[client]} for client in sorted(clients)])
 
     def truncate_after(self, round: int) -> None:
@@ -127,7 +138,8 @@ class EventLog:
 def read_metrics(path: Path | str) -> list[dict[str, float]]:
     """Return the rows of a metrics.csv: `round` and whatever metrics each row has."""
     _, rows = _read_table(Path(path))
-    return [{name: _number(cell) for name, cell in row.items() if cell} for row in rows]
+    with _clear_damage(Path(path)):
+        return [{name: _number(cell) for name, cell in row.items() if cell} for row in rows]
 
 
 def read_clients(path: Path | str) -> list[dict[str, float]]:
@@ -138,7 +150,8 @@ def read_clients(path: Path | str) -> list[dict[str, float]]:
 def read_ledger(path: Path | str) -> list[dict[str, Any]]:
     """Return the rows of a ledger.csv; `phase` and `link` are text, the other columns are integers."""
     _, rows = _read_table(Path(path))
-    return [{name: cell if name in ("phase", "link") else int(cell) for name, cell in row.items()} for row in rows]
+    with _clear_damage(Path(path)):
+        return [{name: cell if name in ("phase", "link") else int(cell) for name, cell in row.items()} for row in rows]
 
 
 def write_partition(path: Path, label_table: np.ndarray, class_names: Sequence[str]) -> None:
@@ -163,13 +176,13 @@ def read_partition(path: Path) -> tuple[list[str], np.ndarray]:
     """
     import numpy as np
 
-    header, rows = _read_table(path)
+    header, rows = _read_rows(path)
     if not rows:
         raise FlgenError(f"{path} is missing or empty: a run of `flgen fit` writes it when it starts")
-    try:
-        return header[1:], np.array([[int(row[name]) for name in header[1:]] for row in rows], dtype=np.int64)
-    except ValueError as error:
-        raise FlgenError(f"{path} is damaged ({error}): mend it, or repeat the run") from error
+    if header[0] != "client":
+        raise FlgenError(f"{path} is no partition.csv: its first column is {header[0]}, not client")
+    with _clear_damage(path):  # by position: nothing keeps two classes from having the same name
+        return header[1:], np.array([[int(cell) for cell in row[1:]] for row in rows], dtype=np.int64)
 
 
 def read_events(path: Path | str) -> list[dict[str, Any]]:
@@ -252,14 +265,21 @@ class _RoundTable:
 
 def _read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Return the column names (none if the file is missing) and the complete rows of a table."""
-    header, *rows = [row for row in csv.reader(io.StringIO(_complete_text(path), newline="")) if row] or [[]]
+    header, rows = _read_rows(path)
+    return header, [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def _read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the complete rows of a table; every row starts with a number."""
+    with _clear_damage(path):
+        header, *rows = [row for row in csv.reader(io.StringIO(_complete_text(path), newline="")) if row] or [[]]
     for number, row in enumerate(rows, start=1):
         if len(row) != len(header) or not row[0].isdecimal():
             raise FlgenError(
                 f"{path} is damaged: row {number} has {len(row)} cells and starts with {row[0]!r}, "
                 f"the header has {len(header)} and starts with {header[0]!r}; mend the row or move the file away"
             )
-    return header, [dict(zip(header, row, strict=True)) for row in rows]
+    return header, rows
 
 
 def _complete_text(path: Path) -> str:
@@ -268,7 +288,8 @@ def _complete_text(path: Path) -> str:
         return ""
     with _clear_errors("read", path):
         content = path.read_bytes()
-    return content[: content.rfind(b"\n") + 1].decode()
+    with _clear_damage(path):
+        return content[: content.rfind(b"\n") + 1].decode()
 
 
 def _drop_torn_line(path: Path) -> bool:
@@ -311,6 +332,14 @@ def _number(cell: str) -> float:
         return int(cell)
     except ValueError:
         return float(cell)
+
+
+@contextmanager
+def _clear_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OverflowError, csv.Error) as error:
+        raise FlgenError(f"{path} is damaged ({error}): mend it or move it away") from error
 
 
 @contextmanager

@@ -31,6 +31,8 @@ class LoggedValues:
         self._counts: dict[str, int] = defaultdict(int)
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # a copy in the making has no Fabric to ask yet
+            raise AttributeError(name)
         return getattr(self._fabric, name)
 
     def log_dict(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -79,8 +81,8 @@ def train_locally(
     seed: int,
     steps: int,
     on_step: Callable[[int, int], None],
-    before_step: Callable[[], None] | None = None,
-    after_step: Callable[[], None] | None = None,
+    before_step: Callable[[], object] | None = None,
+    after_step: Callable[[], object] | None = None,
 ) -> None:
     """Take one optimiser step per batch, as Lightning's automatic optimisation would.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flgen.data.augmentation import crop_and_flip
 from flgen.deferred import TYPE_CHECKING
+from flgen.errors import UsageError
 from flgen.federation.flat_parameters import flatten_in_place
 from flgen.federation.local_training import LoggedValues, only_optimizer, test_module, train_locally
 from flgen.federation.training_options import LocalTraining
@@ -70,7 +71,14 @@ class ResidentModel:
         self._count_flops()
 
     def reset(self, seed: int) -> None:
-        """Draw new initial weights, by `reset_parameters` of the module or of each of its layers."""
+        """Draw new initial weights, by `reset_parameters` of the module or of each of its layers.
+
+        Args:
+            seed: Of the draws; the global generator is given back as it was.
+
+        Raises:
+            UsageError: A layer has parameters and no `reset_parameters`.
+        """
         with torch.random.fork_rng([self.fabric.device] if self.fabric.device.type == "cuda" else []):
             torch.manual_seed(seed)
             whole = getattr(self.module, "reset_parameters", None)
@@ -78,6 +86,11 @@ class ResidentModel:
                 draw = getattr(layer, "reset_parameters", None)
                 if callable(draw):
                     draw()
+                elif next(layer.parameters(recurse=False), None) is not None:
+                    raise UsageError(
+                        f"--method.init independent draws weights by reset_parameters(), which {type(layer).__name__} "
+                        "lacks: write it, or use --method.init shared"
+                    )
 
     def train(
         self,
@@ -91,8 +104,8 @@ class ResidentModel:
         data: ClientData | None = None,
         purpose: str = "batches",
         decay_round: int | None = None,
-        on_gradient: Callable[[], None] | None = None,
-        after_step: Callable[[], None] | None = None,
+        on_gradient: Callable[[], object] | None = None,
+        after_step: Callable[[], object] | None = None,
         active: Mapping[str, int] | None = None,
     ) -> None:
         """Train the module as it stands on a client's data, and add what it cost and logged to the client's metrics.

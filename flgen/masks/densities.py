@@ -26,7 +26,7 @@ def erk_densities(
         scope: Whether tensors of one dimension, which are never masked, count in the budget ("all") or not.
 
     Raises:
-        UsageError: The density is out of its range, or too low for what must stay dense.
+        UsageError: The density is out of its range.
     """
     return erk(shapes, density, power, scope)[0]
 
@@ -41,15 +41,11 @@ def erk(
     r = {name: (sum(shape) / n[name]) ** power if len(shape) > 1 else 1.0 for name, shape in budget.items()}
     dense: set[str] = set()
     eps = 0.0
+    # kept stays above 0: a group becomes dense only if a share in proportion to r n is more than it has elements.
     while free := [name for name in budget if name not in dense]:
         kept = density * sum(n[name] for name in free) - (1 - density) * sum(n[name] for name in dense)
         eps = kept / sum(r[name] * n[name] for name in free)
         largest = max(r[name] for name in free)
-        if eps <= 0:
-            raise UsageError(
-                f"--method.sparsity.density is {density}: too low, {sum(n[name] for name in dense)} of "
-                f"{sum(n.values())} elements must stay dense; raise it, or use --method.sparsity.distribution uniform"
-            )
         if density < 1 and eps * largest <= 1:
             break
         dense |= {name for name in free if r[name] == largest}
@@ -76,9 +72,8 @@ def active_counts(shapes: Shapes, densities: Mapping[str, float]) -> dict[str, i
     counts = {}
     for name, shape in shapes.items():
         n_l = math.prod(shape)
-        exact = densities[name] * n_l
         # A product that should be whole may fall short of it by some ulps.
-        counts[name] = n_l if densities[name] >= 1 else max(1, math.floor(exact + 1e-9 * max(1.0, exact)))
+        counts[name] = n_l if densities[name] >= 1 else max(1, math.floor(densities[name] * n_l * (1 + 1e-12)))
     return counts
 
 

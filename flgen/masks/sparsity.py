@@ -51,6 +51,10 @@ class Sparsity:
             raise UsageError(f"--method.sparsity.density is {self.density}: give a share above 0, at most 1")
         if self.capacities is not None and not (self.capacities and all(0 < delta <= 1 for delta in self.capacities)):
             raise UsageError(f"--method.sparsity.capacities is {self.capacities}: give shares above 0, at most 1")
+        if not 0 <= self.erk_power <= 10:
+            raise UsageError(f"--method.sparsity.erk_power is {self.erk_power}: give a number from 0 to 10")
+        if self.masked == []:
+            raise UsageError("--method.sparsity.masked is []: give patterns of names, or null for all")
         if not 0 <= self.anneal_factor <= 1:
             raise UsageError(f"--method.sparsity.anneal_factor is {self.anneal_factor}: give a share from 0 to 1")
         if self.anneal_rounds is not None and self.anneal_rounds < 1:
@@ -63,7 +67,7 @@ class Sparsity:
             shapes: Shape of every trainable parameter, by name.
 
         Raises:
-            UsageError: A pattern names nothing, or the density cannot be reached.
+            UsageError: There is nothing to mask, or a pattern names nothing.
         """
         chosen = self._maskable(shapes)
         deltas = self.capacities or [self.density]
@@ -77,6 +81,8 @@ class Sparsity:
     def _maskable(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         """Return the parameters that the patterns name, and all vectors."""
         wide = [name for name, shape in shapes.items() if len(shape) > 1]
+        if not wide:
+            raise UsageError("--model has no parameter of two or more dimensions: there is nothing to mask")
         patterns = ["*"] if self.masked is None else self.masked
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in wide):

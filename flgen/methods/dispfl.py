@@ -82,6 +82,10 @@ class DisPFL(PersonalModels):
         self.search_augmented = search_augmented
         self.buffers = buffers
 
+    def prepare(self, model: LightningModule, data: ImageData) -> None:
+        """Refuse a density or a pattern that does not fit the model."""
+        self.last_parameters(model)
+
     def last_parameters(self, model: LightningModule) -> list[str]:
         """Settle a_l of every layer; the layers that some client does not hold in full are masked and come last."""
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
@@ -155,7 +159,7 @@ class DisPFL(PersonalModels):
         """Load the client's buffers, or their mean over the neighbourhood."""
         self.load_buffers(client.state)
         if self.buffers == "mean" and "buffers" in client.state:
-            self.resident.buffers.copy_(sum(inbox[j]["buffers"] for j in inbox) / len(inbox))
+            self.resident.buffers.copy_(torch.stack([inbox[j]["buffers"] for j in inbox]).mean(0))
 
     def client_step(self, client: Client, t: int) -> None:
         """Steps 5 to 7: masked SGD, test, mask search."""

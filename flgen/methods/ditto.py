@@ -10,7 +10,6 @@ server: w_{t+1} = sum_k (n_k / n) w_k
 
 from __future__ import annotations
 
-
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
 from flgen.federation.training_options import LocalTraining

@@ -106,10 +106,11 @@ class FedAvg(ServerMethod):
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """w_{t+1}."""
-        return {"weights": self.w_t}
+        """w_{t+1}; where clients keep models of their own also w_1, which those have who never took part."""
+        return {"weights": self.w_t, "first": self.w_1} if self.keep_personal else {"weights": self.w_t}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the weights of a checkpoint, for the rounds to come and for whoever holds the module."""
         self.w_t = state["weights"].to(self.w)
+        self.w_1 = state.get("first", self.w_1).to(self.w)
         self.w.copy_(self.w_t)

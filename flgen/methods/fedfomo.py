@@ -13,6 +13,7 @@ round t, each client k:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flgen.data.client_data import ClientData
-    from flgen.federation.clients import Client
+    from flgen.federation.clients import Client, Federation
     from flgen.wire import codecs
 else:
     torch = deferred_module("torch")
@@ -71,6 +72,16 @@ class FedFOMO(PersonalModels):
         self.exploration = exploration
         self.validation_fraction = validation_fraction
 
+    def check(self, federation: Federation) -> None:
+        """Refuse clients that have nothing to hold back beside what they train on."""
+        super().check(federation)
+        for client in federation.clients:
+            if client.samples < 2:
+                raise UsageError(
+                    f"client {client.id} has {client.samples} sample{'' if client.samples else 's'}, but FedFOMO trains on "
+                    "some and holds others back: lower --partition.clients, or raise --partition.min_samples to 2"
+                )
+
     def initial_state(self, client: Client) -> dict[str, Tensor]:
         """w_k(0) and p_k = 0; scores are kept by the peers' keys."""
         return {**super().initial_state(client), "scores": torch.zeros(len(self.federation), dtype=torch.float64)}
@@ -93,7 +104,7 @@ class FedFOMO(PersonalModels):
 
     def mix(self, client: Client, inbox: Mapping[int, dict[str, Tensor]], t: int) -> None:
         """Begin from w_k(t-1); what the peers sent is weighed after training."""
-        self.inbox = inbox
+        self.inbox: Mapping[int, dict[str, Tensor]] = inbox
         self.resident.vector.copy_(inbox[client.id]["model"])
         self.load_buffers({name: client.state[name] for name in ("counters",) if name in client.state})
 
@@ -112,7 +123,9 @@ class FedFOMO(PersonalModels):
             theta_i = u_k if i == client.id else self.inbox[i]["model"]
             distance = float((theta_i[:d] - w_k[:d]).norm())
             model.copy_(theta_i)
-            omega[i] = (L_k - self.resident.summed_loss(validation)) / distance if distance else 0.0
+            # A model whose loss is beyond float32 here is no better: it must not take the client down with it.
+            gain = L_k - self.resident.summed_loss(validation) if distance else 0.0
+            omega[i] = gain / distance if distance and math.isfinite(gain) else 0.0
 
         total = sum(max(value, 0.0) for value in omega.values())
         model.copy_(w_k)
@@ -126,10 +139,11 @@ class FedFOMO(PersonalModels):
         for i, value in omega.items():
             p_k[self.federation.clients[i].key] += value
         client.state = {**self.model_state(), "scores": p_k}
+        self.inbox = {}  # what peers sent is not needed any more
 
     def split(self, client: Client) -> tuple[ClientData, ClientData]:
         """Return the client's data to train on and to weigh models on, the same in every round."""
-        held_back = max(1, int(self.validation_fraction * client.samples))
+        held_back = max(1, int(self.validation_fraction * client.samples + 1e-9))  # 29 of 100 at 0.29, not 28
         return client.data.split(held_back, client.random("validation split", 0))
 
     def evaluate_client(self, client: Client, download: dict[str, Tensor], t: int) -> dict[str, float]:

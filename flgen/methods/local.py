@@ -28,9 +28,7 @@ class Local(PersonalModels):
         init: Whether all clients begin with the module's own initial weights, or each with a draw of its own.
     """
 
-    def __init__(
-        self, training: LocalTraining = PUBLISHED, init: Literal["shared", "independent"] = "shared"
-    ) -> None:
+    def __init__(self, training: LocalTraining = PUBLISHED, init: Literal["shared", "independent"] = "shared") -> None:
         super().__init__(training, init, NoEdges())
 
     def outgoing(self, client: Client, t: int) -> codecs.Payload:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.federation.training_options import PUBLISHED, LocalTraining

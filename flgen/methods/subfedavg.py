@@ -44,7 +44,7 @@ class SubFedAvg(FedAvg):
     """Clients prune a common model to sub-networks of their own; masked are the parameters of two or more dimensions.
 
     Args:
-        training: How clients train.
+        training: How clients train; 2 epochs or more.
         density: Share of the masked weights below which a client prunes no further.
         prune_share: Share of a layer's remaining weights that one pruning takes.
         mask_change: Least mean distance of m' and m'', in bits per weight, for m'' to be adopted.
@@ -52,7 +52,7 @@ class SubFedAvg(FedAvg):
         topology: How uploads reach the server.
 
     Raises:
-        UsageError: A number is out of its range.
+        UsageError: A number is out of its range, or one epoch would never prune.
     """
 
     collection: Collection = "sum"
@@ -70,6 +70,11 @@ class SubFedAvg(FedAvg):
         for option, value in {"density": density, "prune_share": prune_share, "least_accuracy": least_accuracy}.items():
             if not 0 <= value <= 1:
                 raise UsageError(f"--method.{option} is {value}: give a share from 0 to 1")
+        if training.epochs == 1 and mask_change >= 0:
+            raise UsageError(
+                "--method.training.epochs is 1, but SubFedAvg compares what it would prune after the first epoch and "
+                "after the last, and would never prune: give 2 or more"
+            )
         self.density = density
         self.prune_share = prune_share
         self.mask_change = mask_change
@@ -146,7 +151,9 @@ class SubFedAvg(FedAvg):
         accuracy = self.resident.test(client.data).get("test/accuracy")
         w.copy_(kept)
         if accuracy is None:
-            raise UsageError(f"{type(self.model).__name__} logs no test/accuracy in test_step, by which SubFedAvg prunes")
+            raise UsageError(
+                f"{type(self.model).__name__} logs no test/accuracy in test_step, by which SubFedAvg prunes"
+            )
         return accuracy > self.least_accuracy
 
     def aggregate(self, t: int, uploads: Uploads) -> None:

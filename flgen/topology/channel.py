@@ -56,6 +56,8 @@ class Channel:
             self._data = dist.new_group(ranks, timeout=timedelta(seconds=timeout_s))
             self._control = dist.new_group(ranks, timeout=timedelta(seconds=round_timeout_s), backend="gloo")
             dist.barrier(self._control)  # connected everywhere: whoever fails from here on is noticed at once
+            # NCCL wants every rank in a group's first operation, and an exchange may leave some of them out.
+            dist.all_reduce(torch.zeros(1, device=device), group=self._data)
 
     def agree(self, statement: Any) -> list[Any]:
         """Every rank says something small; all ranks get the list of what was said, by rank."""
@@ -98,6 +100,7 @@ class Channel:
             The messages that the plan brings to this rank, by key, its own to itself included.
         """
         received: dict[int, Tensor] = {}
+        sent: dict[int, Tensor] = {}  # where the back end can reach it, once for all who need it
         operations = []
         for key, source, destination, size in plan:
             if source == destination == self.rank:
@@ -107,7 +110,9 @@ class Channel:
                 if size:
                     operations.append(dist.P2POp(dist.irecv, received[key], source, group=self._data))
             elif source == self.rank and size:
-                operations.append(dist.P2POp(dist.isend, messages[key].to(self.device), destination, group=self._data))
+                if key not in sent:
+                    sent[key] = messages[key].to(self.device)
+                operations.append(dist.P2POp(dist.isend, sent[key], destination, group=self._data))
         if operations:
             for work in dist.batch_isend_irecv(operations):
                 work.wait()

@@ -13,11 +13,11 @@ class OpenedMessages:
     """The encoded messages that a rank holds in one round, each decoded once while the decoded ones fit a budget.
 
     Args:
-        messages: Encoded payload, uint8 (bytes,), by sender.
+        messages: Encoded payload, uint8 (bytes,), by sender; one whose decoded form is kept is taken out.
         budget_bytes: Decoded tensors that may be kept; a message beyond it is decoded at every use.
     """
 
-    def __init__(self, messages: Mapping[int, Tensor], budget_bytes: float) -> None:
+    def __init__(self, messages: dict[int, Tensor], budget_bytes: float) -> None:
         self._messages = messages
         self._room = budget_bytes
         self._kept: dict[int, dict[str, Tensor]] = {}
@@ -35,6 +35,7 @@ class OpenedMessages:
         if size <= self._room:
             self._room -= size
             self._kept[sender] = tensors
+            del self._messages[sender]
         return tensors
 
 

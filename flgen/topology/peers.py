@@ -7,6 +7,7 @@ clients' keys, so that renumbering clients renumbers their neighbours.
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,7 @@ class Ring(PeerTopology):
 
     def check(self, clients: int) -> None:
         """Refuse fewer than three clients."""
+        super().check(clients)
         if clients < 3:
             raise UsageError(f"a Ring needs 3 clients, --partition.clients is {clients}: use FullyConnected")
 
@@ -146,6 +148,7 @@ class RandomGraph(PeerTopology):
 
     def check(self, clients: int) -> None:
         """Refuse a degree that so few clients cannot have."""
+        super().check(clients)
         if self.degree >= clients:
             raise UsageError(
                 f"--method.topology.degree is {self.degree}, but {clients} clients have at most {clients - 1} others: "
@@ -159,14 +162,22 @@ class RandomGraph(PeerTopology):
 
     def _draw(self, t: int, clients: int, streams: RandomStreams) -> Sources:
         if not self.directed:
-            seed = streams.seed_for("graph", round=t) % 2**32
-            graph = networkx.random_regular_graph(self.degree, clients, seed=seed)
-            return [tuple(sorted(graph[k])) for k in range(clients)]
+            return self._draw_symmetric(clients, streams.seed_for("graph", round=t))
         sources = []
         for k in range(clients):
             draws = streams.numpy("graph", round=t, client=k).choice(clients - 1, self.degree, replace=self.replace)
             sources.append(tuple(sorted({int(j) + (int(j) >= k) for j in draws})))
         return sources
+
+    def _draw_symmetric(self, clients: int, seed: int) -> Sources:
+        # networkx matches up edge ends at random and starts again when it is stuck, which in a graph with nearly all
+        # edges is nearly always: there the edges to leave out are drawn.
+        dense = 2 * self.degree >= clients
+        degree = clients - 1 - self.degree if dense else self.degree
+        graph = networkx.random_regular_graph(degree, clients, seed=seed)
+        if dense:
+            graph = networkx.complement(graph)
+        return [tuple(sorted(graph[k])) for k in range(clients)]
 
 
 class FixedGraph(PeerTopology):
@@ -190,17 +201,26 @@ class FixedGraph(PeerTopology):
     def check(self, clients: int) -> None:
         """Read the graph, and refuse one that is not about these clients."""
         graph = self._loaded()
-        strange = sorted(str(node) for node in graph.nodes if not 0 <= node < clients)
+        strange = [node for node in graph.nodes if not 0 <= node < clients]
         if strange:
             raise UsageError(
-                f"--method.topology.graph {self.graph} has a node {strange[0]}, but clients are numbered 0 to "
+                f"--method.topology.graph {self.graph} has a node {min(strange)}, but clients are numbered 0 to "
                 f"{clients - 1} (--partition.clients)"
             )
         alone = [k for k in range(clients) if not self._sources_of(graph, k)]
         if len(alone) == clients:
-            raise UsageError(f"--method.topology.graph {self.graph} has no edges: nobody would hear anybody")
+            raise UsageError(
+                f"--method.topology.graph {self.graph} has no edges between clients: give one edge `u v` per line, or "
+                "use --method Local"
+            )
         if alone:
-            log.warning("%d clients hear nobody in --method.topology.graph (first: %d)", len(alone), alone[0])
+            log.warning(
+                "%d of %d clients read from nobody in --method.topology.graph %s, the first is client %d",
+                len(alone),
+                clients,
+                self.graph,
+                alone[0],
+            )
 
     def _draw(self, t: int, clients: int, streams: RandomStreams) -> Sources:
         graph = self._loaded()
@@ -214,14 +234,21 @@ class FixedGraph(PeerTopology):
 
     def _loaded(self) -> Any:
         if self._read is None:
-            self._read = self._load() if isinstance(self.graph, (str, Path)) else self.graph
-            try:
-                self._read = networkx.relabel_nodes(self._read, {node: int(node) for node in self._read.nodes})
-            except (TypeError, ValueError) as error:
+            graph = self._load() if isinstance(self.graph, (str, Path)) else self.graph
+            if not isinstance(graph, networkx.Graph):
                 raise UsageError(
-                    f"--method.topology.graph {self.graph} has a node that is no client's number: {error}"
-                ) from None
+                    f"--method.topology.graph is {graph!r}: give a file, or from Python a networkx graph (one that was "
+                    "given from Python is not in config.yaml)"
+                )
+            self._read = networkx.relabel_nodes(graph, {node: self._client(node) for node in graph.nodes})
         return self._read
+
+    def _client(self, node: Any) -> int:
+        if not re.fullmatch(r"0|-?[1-9][0-9]*", str(node)):  # 1.0 and 01 are not taken for 1
+            raise UsageError(
+                f"--method.topology.graph {self.graph} has a node {node!r}: nodes are the clients' numbers, from 0"
+            )
+        return int(node)
 
     def _load(self) -> Any:
         path = Path(self.graph)
@@ -229,9 +256,10 @@ class FixedGraph(PeerTopology):
         try:
             if path.suffix in readers:
                 return readers[path.suffix](path)
-            return networkx.read_edgelist(path, nodetype=int, data=False)
+            return networkx.read_edgelist(path, data=False)
         except Exception as error:  # what networkx's readers raise has no common class
-            reason = " ".join(str(error).split()) or type(error).__name__
+            text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
             raise UsageError(
-                f"--method.topology.graph {path} cannot be read ({reason}): give a file with one edge `u v` per line"
+                f"--method.topology.graph {path} cannot be read ({' '.join(text.split())}): give a file with one edge "
+                "`u v` per line"
             ) from error

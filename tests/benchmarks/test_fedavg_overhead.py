@@ -2,49 +2,44 @@
 
 from __future__ import annotations
 
-import csv
-import multiprocessing
-import time
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import pytest
 import torch
-from fedavg_workload import BATCH_SIZE, CLIENTS, Alternating, BareLoop, ProcessorTimes, Setting, fit
+from cnn_workload import BATCH_SIZE, CLIENTS, ProcessorTimes, Setting, Turns, fit, round_times, side_by_side
+from fedavg_workload import COHORT, BareLoop, make_method
 from report import Report
-
-from flgen import FedAvg, LocalTraining
 
 pytestmark = pytest.mark.benchmark
 
-TWO_RANKS = Setting(samples_per_client=100, cohort=10, rounds=4)
+TWO_RANKS = Setting(samples_per_client=100, cohort=COHORT, rounds=4)
 
 
-def take_turns(setting: Setting, run_dir: Path) -> Alternating:
+def take_turns(setting: Setting, run_dir: Path) -> Turns:
     """Run flgen and the bare loop in turns, and make sure that they compute the same."""
     data = setting.data()
-    method = FedAvg(LocalTraining(batch_size=BATCH_SIZE))
-    turns = Alternating(method, BareLoop(setting, data))
+    method, bare = make_method(), BareLoop(setting, data)
+    turns = Turns(bare, lambda: bare.meet(method.w_t))
     fit(method, setting, data, run_dir, callbacks=[turns])
     assert turns.deviation < 1e-6
     return turns
 
 
-def ratio(turns: Alternating, clock: str) -> float:
+def ratio(turns: Turns, clock: str) -> float:
     return median(getattr(ours, clock) / getattr(bare, clock) for ours, bare in turns.times)
 
 
 def test_round_time_over_the_bare_loop(report: Report, tmp_path: Path) -> None:
-    setting = Setting(samples_per_client=100, cohort=10, rounds=14)
+    setting = Setting(samples_per_client=100, cohort=COHORT, rounds=14)
     turns = take_turns(setting, tmp_path / "run")
-    steps = setting.cohort * setting.samples_per_client // BATCH_SIZE
+    steps = COHORT * setting.samples_per_client // BATCH_SIZE
     report.add(
         "FedAvg round over the bare loop",
         ratio(turns, "cpu"),
         1.05,
         "x",
-        f"SmallCNN at 28x28, {CLIENTS} clients, {setting.cohort} per round, batch {BATCH_SIZE}, {steps} local steps "
+        f"SmallCNN at 28x28, {CLIENTS} clients, {COHORT} per round, batch {BATCH_SIZE}, {steps} local steps "
         f"per round, 1 rank, 1 thread; processor time, median of {len(turns.times)} rounds in turns; by the wall "
         f"clock {ratio(turns, 'wall'):.2f}; bare round {median(bare.wall for _, bare in turns.times):.2f} s",
     )
@@ -77,14 +72,14 @@ def test_two_ranks_over_one(report: Report, tmp_path: Path) -> None:
         for ranks in (1, 2):
             folder = tmp_path / f"{turn}-{ranks}"
             folder.mkdir()
-            method, processor_times = FedAvg(LocalTraining(batch_size=BATCH_SIZE)), ProcessorTimes(folder)
+            method, processor_times = make_method(), ProcessorTimes(folder)
             fit(method, TWO_RANKS, data, folder / "run", callbacks=[processor_times], devices=ranks)
             wall[ranks] += round_times(folder / "run")
             processor[ranks] += processor_times.read()[1:]
             weights[ranks] = method.w_t
     assert torch.equal(weights[1], weights[2])
 
-    alone, halves = two_bare_processes(data)
+    alone, halves = side_by_side(lambda: BareLoop(TWO_RANKS, data), TWO_RANKS.rounds)
     report.add(
         "FedAvg round, 2 ranks over 1",
         median(wall[2]) / median(wall[1]),
@@ -94,34 +89,3 @@ def test_two_ranks_over_one(report: Report, tmp_path: Path) -> None:
         f"processor time of the busier rank {median(processor[2]) / median(processor[1]):.2f}; two bare loops side by "
         f"side, each with half the cohort and without communication, take {halves / alone:.2f} of one",
     )
-
-
-def round_times(run_dir: Path) -> list[float]:
-    """Return the seconds of every round but the first, in which pages and caches are filled."""
-    with (run_dir / "metrics.csv").open() as file:
-        return [float(row["time/round_s"]) for row in csv.DictReader(file)][1:]
-
-
-def two_bare_processes(data: Any) -> tuple[float, float]:
-    """Return the seconds of some bare rounds in one process, and in two that share each cohort."""
-    context = multiprocessing.get_context("fork")
-
-    def work(share: slice, start: Any, seconds: Any) -> None:
-        bare = BareLoop(TWO_RANKS, data)
-        bare.round(bare.cohort(1)[:1])
-        start.wait()
-        began = time.perf_counter()
-        for t in range(1, TWO_RANKS.rounds + 1):
-            bare.round(bare.cohort(t)[share])
-        seconds.put(time.perf_counter() - began)
-
-    longest = []
-    for shares in ([slice(None)], [slice(0, None, 2), slice(1, None, 2)]):
-        start, seconds = context.Barrier(len(shares)), context.SimpleQueue()
-        processes = [context.Process(target=work, args=(share, start, seconds)) for share in shares]
-        for process in processes:
-            process.start()
-        longest.append(max(seconds.get() for _ in shares))
-        for process in processes:
-            process.join()
-    return longest[0], longest[1]

@@ -124,6 +124,56 @@ def test_in_memory_the_order_of_rows_is_kept(random_data):
     assert torch.equal(labels, random_data.train.labels[torch.from_numpy(ROWS)])
 
 
+def test_a_split_parts_the_samples_without_loss(random_data, owned):
+    client = TensorClientData(random_data.train, ROWS, "cpu", classes=3)
+    rest, held_back = client.split(4, seeded())
+    assert (rest.samples, held_back.samples) == (7, 4)
+    parts = [Counter(contents(next(part.in_order(100))[0])) for part in (rest, held_back)]
+    assert parts[0] + parts[1] == owned
+    assert not parts[0] & parts[1]
+    assert torch.equal(rest.label_counts + held_back.label_counts, client.label_counts)
+    assert len(rest.label_counts) == 3
+    assert client.samples == 11
+
+
+def test_a_split_depends_on_its_generator_alone(random_data):
+    client = TensorClientData(random_data.train, ROWS, "cpu")
+
+    def held_back(seed):
+        return contents(next(client.split(4, seeded(seed))[1].in_order(100))[0])
+
+    assert held_back(1) == held_back(1)
+    assert held_back(1) != held_back(2)
+    next(client.batches(4, seeded(3), steps=1))  # what is drawn from the client in between makes no difference
+    assert held_back(2) == held_back(2)
+
+
+def test_every_sample_is_held_back_as_often_as_any_other(random_data):
+    client = TensorClientData(random_data.train, np.arange(10), "cpu")
+    images = contents(random_data.train.images[:10])
+    count = Counter()
+    for seed in range(200):
+        count.update(contents(next(client.split(3, seeded(seed))[1].in_order(100))[0]))
+    assert sum(count.values()) == 600
+    assert all(40 <= count[image] <= 80 for image in images)  # 60 expected, deviation 6.5
+
+
+@pytest.mark.parametrize("count", [0, -1, 11, 12])
+def test_a_split_leaves_something_on_both_sides(random_data, count):
+    client = TensorClientData(random_data.train, ROWS, "cpu")
+    with pytest.raises(UsageError, match=f"^this client has 11 samples: {count} cannot be held back$"):
+        client.split(count, seeded())
+    assert [part.samples for part in client.split(10, seeded())] == [1, 10]
+
+
+def test_a_stream_cannot_be_split_and_says_what_to_do(random_data, tmp_path):
+    write_client_shards(random_data, [ROWS], tmp_path / "shards", samples_per_shard=4)
+    stored = read_index(tmp_path / "shards").clients[0]
+    stream = StreamedClientData(stored.shards, torch.tensor(stored.label_counts), (1, 6, 6), "cpu", window=4)
+    with pytest.raises(UsageError, match=r"streamed and cannot be split: .*--data.memory_budget_mb"):
+        stream.split(4, seeded())
+
+
 def test_on_another_device_only_the_clients_rows_are_moved():
     everyone = random_images(50)
     client = TensorClientData(everyone, np.arange(10, 20), "meta", classes=3)

@@ -144,7 +144,7 @@ def test_clients_can_be_given_fewer_samples_than_there_are() -> None:
     labels = np.arange(1000) % 10
     rows = ClientDirichlet(clients=4, samples_per_client=30).split(labels, {}, np.random.default_rng(0))
     assert [len(np.unique(of_client)) for of_client in rows] == [30] * 4
-    with pytest.raises(UsageError, match="`--partition.samples_per_client` is 300 for 4 clients, but there are 1000"):
+    with pytest.raises(UsageError, match=r"`--partition.samples_per_client` is 300 for 4 clients, but there are 1000"):
         ClientDirichlet(clients=4, samples_per_client=300).split(labels, {}, np.random.default_rng(0))
-    with pytest.raises(UsageError, match="`--partition.samples_per_client` is 0; it must be at least 1"):
+    with pytest.raises(UsageError, match=r"`--partition.samples_per_client` is 0; it must be at least 1"):
         ClientDirichlet(samples_per_client=0)

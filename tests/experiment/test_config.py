@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -82,6 +86,29 @@ class Prune(Method):
 class Average(Method):
     def __init__(self, epochs: int = 1) -> None:
         self.epochs = epochs
+
+
+@dataclass(frozen=True)
+class Training:
+    """Options that methods share."""
+
+    epochs: int = 1
+    clip_norm: float | None = None
+    order: Literal["shuffled", "sorted"] = "shuffled"
+
+
+class Personal(Method):
+    def __init__(
+        self, training: Training = Training(epochs=5, clip_norm=10.0), topology: Topology | None = None
+    ) -> None:
+        self.training = training
+        self.topology = topology
+
+
+class Lonely(Method):
+    def __init__(self, training: Training = Training(), depth: int = 2) -> None:
+        self.training = training
+        self.depth = depth
 
 
 class Data:
@@ -180,6 +207,34 @@ def test_another_class_drops_the_options_of_the_first(parsed: Parse) -> None:
     assert built.method.epochs == 3
 
 
+def test_another_class_keeps_what_was_given_of_the_options_that_it_also_has(parsed: Parse) -> None:
+    file = "method: {class_path: Personal, init_args: {training: {epochs: 7}, topology: {class_path: Topology}}}\n"
+    built = parsed("--method=Lonely", "--method.training.order=sorted", file=file).build()
+    assert isinstance(built.method, Lonely)
+    assert built.method.training == Training(epochs=7, clip_norm=None, order="sorted")  # Personal's 10.0 was not given
+    assert built.method.depth == 2
+
+
+def test_shared_options_are_given_one_by_one_and_the_others_stay_the_methods_own(parsed: Parse) -> None:
+    assert parsed("--method=Personal").build().method.training == Training(5, 10.0, "shuffled")
+    one = parsed("--method=Personal", "--method.training.epochs=2").build().method.training
+    assert one == Training(2, 10.0, "shuffled")
+    several = parsed("--method=Personal", "--method.training={epochs: 3, order: sorted}").build().method.training
+    assert several == Training(3, 10.0, "sorted")
+
+
+@pytest.mark.parametrize("given", [("=null",), (" null",)])
+def test_null_reaches_options_however_deep_they_are(given: tuple[str], parsed: Parse) -> None:
+    def argument(option: str) -> list[str]:
+        return (option + given[0]).split()
+
+    built = parsed(
+        "--method=Personal", *argument("--method.training.clip_norm"), *argument("--model.loss.scale")
+    ).build()
+    assert built.method.training == Training(5, None, "shuffled")
+    assert built.model.loss.scale is None
+
+
 def test_classes_go_by_their_short_or_their_full_name(parsed: Parse) -> None:
     for name in ("Average", f"{__name__}.Average"):
         assert parsed(f"--method={name}").values.method.class_path == f"{__name__}.Average"
@@ -258,6 +313,17 @@ def test_what_objects_describe_is_the_configuration_that_makes_them(parsed: Pars
     assert describe(built.method) == described["method"]
 
 
+def test_shared_options_describe_themselves_as_plain_values(parsed: Parse) -> None:
+    method = Personal(Training(epochs=3, order="sorted"), Topology("messages"))
+    described = describe(method)
+    assert described["init_args"]["training"] == {"epochs": 3, "clip_norm": None, "order": "sorted"}
+    built = parsed(base=to_yaml({"model": describe(Net()), "method": described})).build()
+    assert built.method.training == method.training
+    assert describe(built.method) == described
+    again = parsed("--method=Personal").resolved()["method"]["init_args"]["training"]
+    assert again == {"epochs": 5, "clip_norm": 10.0, "order": "shuffled"}
+
+
 def test_an_option_that_an_object_does_not_keep_is_left_out() -> None:
     class Forgetful:
         def __init__(self, kept: int = 1, forgotten: int = 2) -> None:
@@ -305,9 +371,55 @@ ON_THE_LINE = {
     "nested class": (["--model.loss=Men"], "--model.loss Men: there is no such class; did you mean Mean?"),
     "class of another kind": (
         ["--method=Squares"],
-        "--method Squares: there is no such class; valid names are Average, Prune",
+        "--method Squares: there is no such class; valid names are Average, Lonely, Personal, Prune",
     ),
     "module": (["--method=nowhere.Prune"], "--method nowhere.Prune: No module named 'nowhere'"),
+    "unknown shared option": (
+        ["--method=Personal", "--method.training.epocs=3"],
+        "--method.training.epocs: Training has no 'epocs'; did you mean epochs?",
+    ),
+    "abbreviated shared option": (
+        ["--method=Personal", "--method.training.epoch", "3"],
+        "--method.training.epoch: Training has no 'epoch'; did you mean epochs?",
+    ),
+    "abbreviated init_arg": (["--model.widt=3"], "--model.widt: Net has no 'widt'; did you mean width?"),
+    "abbreviated group": (
+        ["--method=Personal", "--method.train.epochs=3"],
+        "--method.train.epochs: Personal has no 'train'; did you mean training?",
+    ),
+    "shared options of another method": (
+        ["--method.training.epochs=3"],
+        "--method.training.epochs: Prune has no 'training'; valid names are preset, rate, space, steps, topology",
+    ),
+    "shared option type": (
+        ["--method=Personal", "--method.training.epochs=x"],
+        "--method.training.epochs: x is not of type int",
+    ),
+    "shared option choice": (
+        ["--method=Personal", "--method.training.order=any"],
+        "--method.training.order: any is not one of 'shuffled', 'sorted'",
+    ),
+    "several shared options": (
+        ["--method=Personal", "--method.training={epochs: 2, epocs: 3}"],
+        "--method.training.epocs: Training has no 'epocs'; did you mean epochs?",
+    ),
+    "below a value": (
+        ["--method=Personal", "--method.training.epochs.first=3"],
+        "--method.training.epochs.first: there is no such option; --method.training.epochs is one value",
+    ),
+    "value for shared options": (
+        ["--method=Personal", "--method.training=3"],
+        "--method.training: 3 is no option; give --method.training.NAME VALUE",
+    ),
+    "null for shared options": (
+        ["--method=Personal", "--method.training=null"],
+        "--method.training: null is no option; give --method.training.NAME VALUE",
+    ),
+    "value for a section": (["--trainer=3"], "--trainer: 3 is no option; give --trainer.NAME VALUE"),
+    "list for shared options": (
+        ["--method=Personal", "--method.training=[3]"],
+        "--method.training: [3] is no option; give --method.training.NAME VALUE",
+    ),
     "missing value": (["--trainer.rounds"], "argument --trainer.rounds: expected one argument"),
     "missing file": (["--config=none.yaml"], r"--config \S*none.yaml: there is no such file"),
     "folder": (["--config=/tmp"], "--config /tmp: there is no such file"),
@@ -342,6 +454,22 @@ IN_A_FILE = {
         "data: {class_path: Squares, init_args: {xyz: 3}}\n",
         "--data.xyz: Squares has no 'xyz'; valid names are image_size, root",
     ),
+    "unknown shared option": (
+        "method: {class_path: Personal, init_args: {training: {epocs: 3}}}\n",
+        "--method.training.epocs: Training has no 'epocs'; did you mean epochs?",
+    ),
+    "unknown group": (
+        "method: {class_path: Personal, init_args: {trainin: {epochs: 3}}}\n",
+        "--method.trainin.epochs: Personal has no 'trainin'; did you mean training?",
+    ),
+    "value for shared options": (
+        "method: {class_path: Personal, init_args: {training: 3}}\n",
+        "--method.training: 3 is no option; give --method.training.NAME VALUE",
+    ),
+    "null for shared options": (
+        "method: {class_path: Personal, init_args: {training: null}}\n",
+        "--method.training: null is no option; give --method.training.NAME VALUE",
+    ),
     "type": ("trainer: {rounds: many}\n", "--trainer.rounds: many is not of type int"),
     "init_arg type": (
         "method: {class_path: Prune, init_args: {steps: few}}\n",
@@ -352,7 +480,10 @@ IN_A_FILE = {
         "--model.loss.scale: big is not of type float",
     ),
     "class": ("method: {class_path: Prun}\n", "--method Prun: there is no such class; did you mean Prune?"),
-    "no class": ("method: 3\n", "--method 3: there is no such class; valid names are Average, Prune"),
+    "no class": (
+        "method: 3\n",
+        "--method 3: there is no such class; valid names are Average, Lonely, Personal, Prune",
+    ),
     "list element class": (
         "loggers: [{class_path: Consol}]\n",
         "--loggers Consol: there is no such class; did you mean Console?",
@@ -430,3 +561,116 @@ def test_help_lists_the_options(parsed: Parse, capsys: pytest.CaptureFixture[str
     printed = capsys.readouterr().out
     for option in ("--trainer.rounds", "--method", "--num", "--config", "Run folder."):
         assert option in printed
+
+
+# ---- the shipped files ------------------------------------------------------------------------------------------
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+# A process of its own: once a model has been built, a short class name means two classes to the parser.
+PARSE_ALL = """
+import json, sys
+from flgen import cli
+from flgen.experiment.config import build_parser, parse
+
+sections = cli._sections()
+parser = build_parser(sections, {}, "")
+for files in json.load(sys.stdin):
+    arguments = [argument for file in files for argument in ("--config", file)]
+    print(json.dumps(parse(parser, arguments, sections).resolved()))
+assert "torch" not in sys.modules
+"""
+
+
+@pytest.fixture(scope="module")
+def overlaid() -> dict[tuple[str, str], dict[str, Any]]:
+    """Every dispfl_*.yaml, by name and "", and every baseline over each of them, by both names."""
+    bases = sorted(CONFIGS.glob("dispfl_*.yaml"))
+    overlays = [None, *sorted((CONFIGS / "baselines").glob("*.yaml"))]
+    pairs = [(base, overlay) for base in bases for overlay in overlays]
+    asked = json.dumps([[str(file) for file in pair if file] for pair in pairs])
+    done = subprocess.run([sys.executable, "-c", PARSE_ALL], input=asked, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    texts = done.stdout.splitlines()
+    return {
+        (base.stem, overlay.stem if overlay else ""): json.loads(text)
+        for (base, overlay), text in zip(pairs, texts, strict=True)
+    }
+
+
+def test_a_baseline_keeps_all_of_the_experiment_but_the_method(overlaid: Any) -> None:
+    assert {overlay for _, overlay in overlaid} == set(METHODS)
+    for (base, overlay), config in overlaid.items():
+        experiment = overlaid[base, ""]
+        for section in ("seed_everything", "model", "data", "partition", "evaluation"):
+            assert config[section] == experiment[section], (base, overlay, section)
+        kept = {**config["trainer"], "clients_per_round": None}
+        assert kept == experiment["trainer"], (base, overlay)
+
+
+def test_a_baseline_trains_as_the_experiment_does(overlaid: Any) -> None:
+    for (base, overlay), config in overlaid.items():
+        expected = dict(overlaid[base, ""]["method"]["init_args"]["training"])
+        if overlay == "ditto":
+            expected["epochs"] = 2
+        assert config["method"]["init_args"]["training"] == expected, (base, overlay)
+    assert overlaid["dispfl_digits", "local"]["method"]["init_args"]["training"]["batch_size"] == 16
+    assert overlaid["dispfl_cifar10", "fedavg"]["method"]["init_args"]["training"] == {
+        "epochs": 5,
+        "batch_size": 128,
+        "learning_rate_decay": 0.998,
+        "clip_norm": 10.0,
+        "augmentation": "crop_flip",
+    }
+
+
+METHODS = {
+    "": "DisPFL",
+    "dispfl_gradient": "DisPFL",
+    "ditto": "Ditto",
+    "dpsgd": "DPSGD",
+    "fedavg": "FedAvg",
+    "fedavg_fine_tuned": "FedAvg",
+    "fedfomo": "FedFOMO",
+    "local": "Local",
+    "my1": "My1",
+    "my2": "My2",
+    "subfedavg": "SubFedAvg",
+}
+
+
+def test_a_baseline_has_options_of_its_own_and_drops_those_that_it_lacks(overlaid: Any) -> None:
+    for (base, overlay), config in overlaid.items():
+        method, dispfl = config["method"], overlaid[base, ""]["method"]["init_args"]
+        options = method["init_args"]
+        assert method["class_path"] == f"flgen.{METHODS[overlay]}", (base, overlay)
+        sparse = METHODS[overlay] in ("DisPFL", "My1", "My2")
+        assert options.get("sparsity") == (dispfl["sparsity"] if sparse else None), (base, overlay)
+        if sparse or overlay == "dpsgd":
+            assert options["topology"] == dispfl["topology"], (base, overlay)  # the same graphs
+        elif overlay == "fedfomo":
+            assert options["topology"]["class_path"] == "flgen.FullyConnected"
+        else:
+            assert options.get("topology") is None, (base, overlay)
+        server = METHODS[overlay] in ("FedAvg", "Ditto", "SubFedAvg")
+        assert config["trainer"]["clients_per_round"] == (10 if server else None), (base, overlay)
+    assert overlaid["dispfl_cifar10", "dispfl_gradient"]["method"]["init_args"]["search"] == "gradient"
+    assert overlaid["dispfl_cifar10", "fedavg_fine_tuned"]["method"]["init_args"]["fine_tune"] == "annealed"
+    assert overlaid["dispfl_cifar10", "fedavg"]["method"]["init_args"]["keep_personal"] is True
+
+
+def test_the_published_experiments_have_the_numbers_of_the_specification(overlaid: Any) -> None:
+    for (base, overlay), config in overlaid.items():
+        if overlay or base in ("dispfl_digits", "dispfl_cifar10_reduced"):
+            continue
+        options = config["method"]["init_args"]
+        assert (config["seed_everything"], config["trainer"]["rounds"]) == (2022, 500), base
+        assert (options["sparsity"]["density"], options["search"]) == (0.5, "random"), base
+        assert options["sparsity"]["initial_masks"] == "independent", base
+        assert (config["model"]["init_args"]["learning_rate"], config["model"]["init_args"]["weight_decay"]) == (
+            0.1,
+            0.0005,
+        )
+        if base != "dispfl_cifar10":
+            assert config["partition"]["init_args"]["clients"] == 100, base
+            assert options["topology"]["init_args"]["degree"] == 10, base

@@ -13,13 +13,17 @@ import pytest
 from flgen.errors import FlgenError, UsageError
 from flgen.experiment.records import (
     LEDGER_COLUMNS,
+    ClientsTable,
     EventLog,
     LedgerTable,
     MetricsTable,
     atomic_replace,
+    read_clients,
     read_events,
     read_ledger,
     read_metrics,
+    read_partition,
+    write_partition,
 )
 from flgen.wire.ledger import LedgerRow
 
@@ -199,6 +203,115 @@ def test_the_ledger_keeps_its_columns_and_its_integers(tmp_path):
     assert [row["bytes"] for row in read_ledger(path)] == [9_999, 4_100]
 
 
+def test_clients_have_a_row_each_by_ascending_id_and_cells_for_what_they_report(tmp_path):
+    path = tmp_path / "clients.csv"
+    table = ClientsTable(path)
+    table.write(1, {2: {"train/loss": 0.5}, 0: {"mask/density": 0.25, "train/loss": 0.75}})
+    table.write(2, {10: {"test/accuracy": 1.0}, 9: {"train/loss": 0.125}})
+    assert path.read_text().splitlines() == [
+        "round,client,mask/density,train/loss,test/accuracy",
+        "1,0,0.25,0.75,",
+        "1,2,,0.5,",
+        "2,9,,0.125,",
+        "2,10,,,1.0",
+    ]
+    assert read_clients(path)[1:3] == [
+        {"round": 1, "client": 2, "train/loss": 0.5},
+        {"round": 2, "client": 9, "train/loss": 0.125},
+    ]
+
+
+def test_clients_without_metrics_still_took_part_and_a_round_without_clients_adds_nothing(tmp_path):
+    path = tmp_path / "clients.csv"
+    table = ClientsTable(path)
+    table.write(1, {3: {}, 1: {}})
+    table.write(2, {})
+    assert read_clients(path) == [{"round": 1, "client": 1}, {"round": 1, "client": 3}]
+
+
+def test_the_columns_of_clients_do_not_depend_on_who_reports_first(tmp_path):
+    reported = {0: {"a": 1.0}, 1: {"b": 2.0}, 2: {"c": 3.0}}
+    for name, order in (("forwards.csv", (0, 1, 2)), ("backwards.csv", (2, 1, 0))):
+        ClientsTable(tmp_path / name).write(1, {client: reported[client] for client in order})
+    assert (tmp_path / "forwards.csv").read_text() == (tmp_path / "backwards.csv").read_text()
+
+
+def test_a_resumed_run_drops_the_clients_of_later_rounds(tmp_path):
+    path = tmp_path / "clients.csv"
+    table = ClientsTable(path)
+    for round in (1, 2, 3):
+        table.write(round, {0: {"loss": round / 2}, 1: {"loss": round / 4}})
+    resumed = ClientsTable(path)
+    resumed.truncate_after(1)
+    resumed.write(2, {0: {"loss": 9.0}})
+    assert [(row["round"], row["client"], row["loss"]) for row in read_clients(path)] == [
+        (1, 0, 0.5),
+        (1, 1, 0.25),
+        (2, 0, 9.0),
+    ]
+
+
+@pytest.mark.parametrize("name", ["round", "client"])
+def test_a_clients_metric_may_not_take_the_place_of_the_round_or_the_client(tmp_path, name):
+    with pytest.raises(UsageError, match=f"a metric is called `{name}`, a column of clients.csv"):
+        ClientsTable(tmp_path / "clients.csv").write(1, {0: {"loss": 1.0}, 1: {name: 2.0}})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_partition_comes_back_with_the_names_of_its_classes(tmp_path):
+    names = ["plain", "with, comma", 'with "quotes"', "with\nline end", "7", "client"]
+    counts = np.array([[3, 0, 0, 1, 2, 5], [0, 2**40, 7, 0, 0, 1]])
+    write_partition(tmp_path / "partition.csv", counts, names)
+    found, table = read_partition(tmp_path / "partition.csv")
+    assert found == names
+    assert table.dtype == np.int64
+    assert table.tolist() == counts.tolist()
+    assert list(tmp_path.iterdir()) == [tmp_path / "partition.csv"]
+
+
+def test_a_partition_is_a_table_that_any_program_reads(tmp_path):
+    write_partition(tmp_path / "partition.csv", np.array([[3, 0], [1, 2]]), ("a", "b,c"))
+    assert (tmp_path / "partition.csv").read_text() == 'client,a,"b,c"\n0,3,0\n1,1,2\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "is missing or empty: a run of `flgen fit` writes it"),
+        (b"", "is missing or empty: a run of `flgen fit` writes it"),
+        (b"client,a,b\n", "is missing or empty: a run of `flgen fit` writes it"),
+        (b"client,a,b\n0,1,2\n1,3\n", "is damaged: row 2 has 2 cells"),
+        (b"client,a,b\nzero,1,2\n", "is damaged: row 1 has 3 cells and starts with 'zero'"),
+        (b"client,a,b\n0,1,many\n", "is damaged .*'many'"),
+        (b"client,a,b\n0,1,\n", "is damaged .*''"),
+        (b"client,a,b\n0,1,99999999999999999999\n", "is damaged .*too large"),
+        (b"\xff\xfe\x00\n", "is damaged .*can't decode"),
+        (b"client," + b"a" * 200_000 + b"\n0,1\n", "is damaged .*field larger than field limit"),
+        (b"round,loss\n1,0.5\n", "is no partition.csv: its first column is round, not client"),
+    ],
+)
+def test_a_damaged_partition_is_one_clear_line(tmp_path, content, complaint):
+    path = tmp_path / "partition.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(FlgenError, match=f"^{path} {complaint}") as refusal:
+        read_partition(path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_cells_that_are_no_numbers_are_one_clear_line(tmp_path):
+    (tmp_path / "clients.csv").write_text("round,client,loss\n1,0,low\n")
+    with pytest.raises(FlgenError, match=r"clients.csv is damaged \(could not convert string to float: 'low'\)"):
+        read_clients(tmp_path / "clients.csv")
+    (tmp_path / "ledger.csv").write_text(",".join(LEDGER_COLUMNS) + "\n1,upload,a->b,1,x,0\n")
+    with pytest.raises(FlgenError, match=r"ledger.csv is damaged .*'x'"):
+        read_ledger(tmp_path / "ledger.csv")
+    for name, read in (("metrics.csv", read_metrics), ("events.jsonl", read_events)):
+        (tmp_path / name).write_bytes(b"round,loss\n1,\xff\n")
+        with pytest.raises(FlgenError, match=rf"{name} is damaged .*can't decode"):
+            read(tmp_path / name)
+
+
 def test_events_carry_their_time_name_and_fields(tmp_path):
     path = tmp_path / "events.jsonl"
     log = EventLog(path)
@@ -244,3 +357,11 @@ def test_a_file_takes_its_name_only_when_it_is_whole(tmp_path):
 def test_writing_needs_no_torch():
     check = "import sys, flgen.experiment.records; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+def test_classes_of_the_same_name_keep_their_own_counts(tmp_path):
+    counts = np.array([[1, 2, 3], [4, 5, 6]])
+    write_partition(tmp_path / "partition.csv", counts, ["crane", "client", "crane"])
+    names, read = read_partition(tmp_path / "partition.csv")
+    assert names == ["crane", "client", "crane"]
+    assert np.array_equal(read, counts)

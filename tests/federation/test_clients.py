@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flgen.errors import UsageError
+from flgen.errors import FlgenError, UsageError
 from flgen.federation.clients import Client, Federation, balance, place
 from flgen.federation.streams import RandomStreams
 
@@ -172,6 +172,27 @@ def test_a_clients_data_is_opened_once_on_its_device_until_it_is_closed() -> Non
     client.close_data()
     assert client.data == "data"
     assert opened == ["meta", "meta"]
+
+
+def test_a_clients_test_data_are_opened_once_by_themselves_and_closed_with_the_others() -> None:
+    opened: list[Any] = []
+    client = replace(
+        clients(1)[0],
+        open_data=lambda device: opened.append(("data", device)) or "data",
+        open_test=lambda device: opened.append(("test", device)) or "test data",
+        device="meta",
+    )
+    assert (client.test_data, client.test_data) == ("test data", "test data")
+    assert opened == [("test", "meta")]
+    assert client.data == "data"
+    client.close_data()
+    assert (client.data, client.test_data) == ("data", "test data")
+    assert opened == [("test", "meta"), ("data", "meta"), ("data", "meta"), ("test", "meta")]
+
+
+def test_a_client_without_test_data_says_so() -> None:
+    with pytest.raises(FlgenError, match=r"^client 3 was made without test data$"):
+        _ = clients(4)[3].test_data
 
 
 def test_a_clients_streams_are_named_by_its_key() -> None:

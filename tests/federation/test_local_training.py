@@ -187,6 +187,67 @@ def test_an_error_on_the_way_restores_the_global_generator(fabric: Fabric) -> No
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_step_can_be_looked_at_before_and_after_the_optimiser(fabric: Fabric) -> None:
+    module = Classifier()
+    logged = LoggedValues(fabric)
+    module.fabric = logged
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.5)
+    weight = module.net[0].weight
+    moments: list[str] = []
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def before_step() -> None:
+        moments.append("before")
+        assert weight.grad is not None
+        weight.grad.clamp_(-0.01, 0.01)
+        seen.append((weight.detach().clone(), weight.grad.clone()))
+
+    def after_step() -> None:
+        moments.append("after")
+        unchanged, gradient = seen[-1]
+        assert torch.equal(weight, unchanged - 0.5 * gradient)  # the step took the gradient that was left to it
+        with torch.no_grad():
+            weight[:, 0] = 0
+
+    train_locally(
+        module,
+        optimizer,
+        batches(),
+        fabric,
+        seed=11,
+        steps=3,
+        on_step=lambda done, steps: moments.append(f"{done} of {steps}"),
+        before_step=before_step,
+        after_step=after_step,
+    )
+    assert moments == ["before", "after", "1 of 3", "before", "after", "2 of 3", "before", "after", "3 of 3"]
+    assert (weight[:, 0] == 0).all()
+    assert (seen[1][0][:, 0] == 0).all()  # what is done after a step is where the next one begins
+
+
+def test_a_batch_that_is_passed_over_has_no_step_to_look_at(fabric: Fabric) -> None:
+    class Picky(Classifier):
+        def training_step(self, batch: Batch, index: int) -> Any:  # type: ignore[override]
+            return None if index == 1 else super().training_step(batch, index)
+
+    moments: list[str] = []
+    module = Picky()
+    logged = LoggedValues(fabric)
+    module.fabric = logged
+    train_locally(
+        module,
+        only_optimizer(module),
+        batches(),
+        fabric,
+        seed=11,
+        steps=3,
+        on_step=lambda done, steps: moments.append(str(done)),
+        before_step=lambda: moments.append("before"),
+        after_step=lambda: moments.append("after"),
+    )
+    assert moments == ["before", "after", "1", "2", "before", "after", "3"]
+
+
 def with_optimizers(configured: Any) -> Classifier:
     module = Classifier()
     made = configured(module)

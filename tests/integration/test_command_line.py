@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,8 +121,32 @@ def test_the_vgg_loss_trains_from_a_file_of_weights(flgen: Flgen, tmp_path: Path
     assert read_metrics(tmp_path / "run" / "metrics.csv")[-1]["train/distance"] > 0
 
 
-@pytest.mark.parametrize("config", sorted(path.name for path in CONFIGS.glob("*.yaml")))
+@pytest.mark.parametrize("config", sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")))
 def test_every_shipped_configuration_parses(config: str, flgen: Flgen) -> None:
-    shown = flgen("fit", "--config", str(CONFIGS / config), "--print_config")
+    files = [CONFIGS / "dispfl_digits.yaml", CONFIGS / config] if config.startswith("baselines") else [CONFIGS / config]
+    shown = flgen("fit", *(part for file in files for part in ("--config", str(file))), "--print_config")
     assert shown.returncode == 0, shown.stderr
-    assert "run_dir: runs/" + config.removesuffix(".yaml") in shown.stdout
+    assert "run_dir: runs/" + files[0].stem in shown.stdout
+
+
+def test_every_baseline_starts_on_the_digits_experiment() -> None:
+    """All in one process: what a fit refuses before its first round, it refuses here."""
+    baselines = sorted(str(path) for path in (CONFIGS / "baselines").glob("*.yaml"))
+    program = f"""
+from flgen import cli
+from flgen.experiment.config import build_parser, parse
+from flgen.job import prepare_job
+
+sections = cli._sections()
+parser = build_parser(sections, {{}}, "")
+digits = ["--config", {str(CONFIGS / "dispfl_digits.yaml")!r}]
+for configuration in [parse(parser, [*digits, "--config", file], sections) for file in {baselines!r}]:
+    built = configuration.build()
+    built.data.setup()
+    job = prepare_job(built.method, built.model, built.data, built.partition, 0, 2, built.trainer.clients_per_round)
+    print(type(built.method).__name__, len(job.federation))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    methods = ["DisPFL", "Ditto", "DPSGD", "FedAvg", "FedAvg", "FedFOMO", "Local", "My1", "My2", "SubFedAvg"]
+    assert done.stdout.splitlines() == [f"{method} 10" for method in methods]

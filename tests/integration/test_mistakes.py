@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
-from small_runs import DIGITS, QUICK, Flgen
+from small_runs import CONFIGS, DIGITS, QUICK, Flgen
 
 MISTAKES = {
     "unknown key": (
@@ -35,16 +36,67 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_line_and_leaves_nothing_behind(name: str, flgen: Flgen, tmp_path: Path) -> None:
-    arguments, status, pattern = MISTAKES[name]
-    done = flgen("fit", "--config", DIGITS, "--run_dir=run", *arguments)
+PEER_MISTAKES = {
+    "not a number": (("--method.training.epochs", "x"), r"--method.training.epochs: x is not of type int$"),
+    "abbreviation": (
+        ("--method.training.epoch", "3"),
+        r"--method.training.epoch: LocalTraining has no 'epoch'; did you mean epochs\?$",
+    ),
+    "value for options": (("--method.training=3",), r"--method.training: 3 is no option; give --method.training.NAME"),
+    "degree too large": (
+        ("--method.topology.degree", "99"),
+        r"--method.topology.degree is 99, but 10 clients have at most 9 others: lower it, or use FullyConnected$",
+    ),
+    "cohort of peers": (
+        ("--method", "DisPFL", "--trainer.clients_per_round", "3"),
+        r"--trainer.clients_per_round is 3, but with DisPFL every client trains in every round: remove it",
+    ),
+    "density of nothing": (
+        ("--method.sparsity.density", "0"),
+        r"--method.sparsity.density is 0.0: give a share above 0, at most 1$",
+    ),
+    "unknown topology": (
+        ("--method.topology", "RandomGrph"),
+        r"--method.topology RandomGrph: there is no such class; did you mean RandomGraph\?$",
+    ),
+    "pattern of no layer": (
+        ("--method.sparsity.masked", '["head*"]'),
+        r"--method.sparsity.masked has 'head\*', which names no parameter of two or more dimensions; there are network",
+    ),
+    "option of another topology": (
+        ("--method.topology", "Ring", "--method.topology.degree", "3"),
+        r"--method.topology.degree: Ring has no 'degree'; valid names are active, seed$",
+    ),
+    "star between peers": (
+        ("--method.topology", "Star"),
+        r"--method.topology Star: there is no such class; valid names are FixedGraph, FullyConnected, .*Ring$",
+    ),
+}
+
+
+def check_mistake(done: Any, status: int, pattern: str, tmp_path: Path) -> None:
+    """One line says what is wrong, and nothing is left of the run."""
     lines = [line for line in done.stderr.splitlines() if not line.startswith(("flgen: training", "flgen: extractor"))]
     assert len(lines) == 1, done.stderr
     assert re.search(pattern, lines[0]), lines[0]
     assert lines[0].startswith("flgen: error: ")
     assert done.returncode == status
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_and_leaves_nothing_behind(name: str, flgen: Flgen, tmp_path: Path) -> None:
+    arguments, status, pattern = MISTAKES[name]
+    done = flgen("fit", "--config", DIGITS, "--run_dir=run", *arguments)
+    check_mistake(done, status, pattern, tmp_path)
+
+
+@pytest.mark.parametrize("name", PEER_MISTAKES)
+def test_a_mistake_about_peers_is_one_line_and_leaves_nothing_behind(name: str, flgen: Flgen, tmp_path: Path) -> None:
+    arguments, pattern = PEER_MISTAKES[name]
+    done = flgen("fit", "--config", str(CONFIGS / "dispfl_digits.yaml"), "--run_dir=run", *arguments)
+    check_mistake(done, 2, pattern, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_existing_run_folder_is_not_overwritten(finished: Path, flgen: Flgen) -> None:

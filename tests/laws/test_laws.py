@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from small_methods import METHODS, PEER_METHODS, small_method, small_model
 
 from flgen.experiment.checkpoints import find_checkpoint
+
 
 def server_state(run_dir: Path) -> dict[str, Any]:
     return find_checkpoint(run_dir / "checkpoints" / "last").server_state()["method"]
@@ -77,6 +79,21 @@ def test_law_1_holds_for_fidelity_and_for_cohorts(fit_small: Any, tmp_path: Path
     )
 
 
+@pytest.mark.parametrize("graph", ["Ring", "FullyConnected", "symmetric", "with drop-outs"])
+def test_law_1_holds_on_every_graph(graph: str, fit_small: Any, tmp_path: Path) -> None:
+    from flgen import FullyConnected, RandomGraph, Ring
+
+    topologies = {
+        "Ring": Ring(),
+        "FullyConnected": FullyConnected(),
+        "symmetric": RandomGraph(degree=2, directed=False),
+        "with drop-outs": RandomGraph(degree=3, active=0.6),
+    }
+    for ranks in (1, 3):
+        fit_small(tmp_path / str(ranks), method="DisPFL", devices=ranks, method_options={"topology": topologies[graph]})
+    assert_same_run(tmp_path / "1", tmp_path / "3")
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_law_2_stop_and_resume_equals_no_stop(method: str, fit_small: Any, tmp_path: Path) -> None:
     fit_small(tmp_path / "whole", method=method, rounds=3, every=1)
@@ -110,6 +127,30 @@ def test_law_3_a_prism_upload_is_its_bits_and_at_most_64_bytes(fit_small: Any, t
     # One other rank: one copy of the download went there, one byte per weight of its sum came back.
     assert int(download["wire_bytes"]) == int(download["bytes"]) // 5
     assert int(upload["wire_bytes"]) == d
+
+
+@pytest.mark.parametrize("method", ["DisPFL", "DPSGD", "FedFOMO"])
+def test_law_3_between_peers_the_ledger_counts_the_bytes_handed_to_the_process_group(
+    method: str, fit_small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch.distributed as dist
+
+    exchange = dist.batch_isend_irecv
+
+    def counted(operations: list[dist.P2POp]) -> list[dist.Work]:
+        sent = sum(operation.tensor.numel() for operation in operations if operation.op is dist.isend)
+        with (tmp_path / f"sent-{os.getpid()}").open("a") as file:
+            file.write(f"{sent}\n")
+        return exchange(operations)
+
+    monkeypatch.setattr(dist, "batch_isend_irecv", counted)
+    fit_small(tmp_path / "run", method=method, devices=3)
+    handed_over = sum(int(line) for path in tmp_path.glob("sent-*") for line in path.read_text().split())
+    rows = table(tmp_path / "run" / "ledger.csv", leave_out=())
+    assert {row["phase"] for row in rows} == {"exchange"}
+    assert sum(int(row["wire_bytes"]) for row in rows) == handed_over > 0
+    # One message per edge of the graph, whether or not its ends share a process; 5 clients hear 2 each.
+    assert [int(row["messages"]) for row in rows] == [10, 10]
 
 
 def test_law_4_fedavg_with_one_client_is_plain_training(fit_small: Any, tmp_path: Path) -> None:

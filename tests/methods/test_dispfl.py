@@ -256,27 +256,27 @@ def test_static_shared_masks_are_dpsgd_on_the_fixed_subnetwork() -> None:
             assert torch.allclose(ours[name], theirs[name], atol=1e-6)
 
 
-def test_buffers_stay_local_or_are_averaged() -> None:
+@pytest.mark.parametrize("buffers", ["local", "mean"])
+def test_buffers_stay_local_or_are_averaged(buffers: Any) -> None:
     class Normed(SmallCNN):
         def __init__(self) -> None:
             super().__init__(image_size=8, width=4)
             self.network.insert(1, torch.nn.BatchNorm2d(4))
 
-    for buffers in ("local", "mean"):
-        method = DisPFL(TWO_EPOCHS, buffers=buffers, topology=FullyConnected())  # type: ignore[arg-type]
-        torch.manual_seed(0)
-        trial = digits_trial(method, Normed())
-        trial.round(1)
-        states = [trial.state(client.id) for client in trial.job.federation.clients]
-        assert all(int(state["counters"]) > 0 for state in states)
-        assert not torch.equal(states[0]["buffers"], states[1]["buffers"])
-        seen = []
-        step = method.client_step
-        method.client_step = lambda client, t: (seen.append(method.resident.buffers.clone()), step(client, t))
-        trial.round(2)
-        mean = torch.stack([state["buffers"] for state in states]).mean(0)
-        for state, loaded in zip(states, seen, strict=True):
-            assert torch.allclose(loaded, mean if buffers == "mean" else state["buffers"], atol=1e-6)
+    method = DisPFL(TWO_EPOCHS, buffers=buffers, topology=FullyConnected())
+    torch.manual_seed(0)
+    trial = digits_trial(method, Normed())
+    trial.round(1)
+    states = [trial.state(client.id) for client in trial.job.federation.clients]
+    assert all(int(state["counters"]) > 0 for state in states)
+    assert not torch.equal(states[0]["buffers"], states[1]["buffers"])
+    seen = []
+    step = method.client_step
+    method.client_step = lambda client, t: (seen.append(method.resident.buffers.clone()), step(client, t))
+    trial.round(2)
+    mean = torch.stack([state["buffers"] for state in states]).mean(0)
+    for state, loaded in zip(states, seen, strict=True):
+        assert torch.allclose(loaded, mean if buffers == "mean" else state["buffers"], atol=1e-6)
 
 
 def test_masks_attach_to_the_layers_that_patterns_name() -> None:

@@ -95,10 +95,10 @@ def run(job: Any, rounds: int = 1) -> list[torch.Tensor]:
     """Run rounds on this process and return the server's scores after each."""
     from pathlib import Path
 
+    from flgen.client_turns import ErrorPolicy
     from flgen.federation.interruption import StopRequest
     from flgen.federation.launch import build_fabric
     from flgen.federation.state_store import ClientStateStore
-    from flgen.client_turns import ErrorPolicy
     from flgen.star_round import run_star_round
     from flgen.topology.channel import Channel
     from flgen.wire.ledger import Ledger

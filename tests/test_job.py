@@ -1,0 +1,154 @@
+"""A job: who the clients are, what they train and are tested on, and what a checkpoint must agree with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_methods import small_method, small_model
+
+from flgen import IID, ClientDirichlet, Digits, RandomGraph, Shards
+from flgen.errors import UsageError
+from flgen.experiment.checkpoints import Checkpoint
+from flgen.federation.launch import build_fabric
+from flgen.job import Job, prepare_job
+
+
+@pytest.fixture(scope="module")
+def digits() -> Digits:
+    data = Digits()
+    data.setup()
+    return data
+
+
+Prepare = Callable[..., Job]
+
+
+@pytest.fixture
+def prepare(digits: Digits) -> Prepare:
+    """Return a function that makes the job of a small DisPFL run."""
+
+    def prepared(
+        partition: Any = None,
+        *,
+        method: Any = None,
+        seed: int = 7,
+        world_size: int = 1,
+        clients_per_round: int | None = None,
+    ) -> Job:
+        return prepare_job(
+            method or small_method("DisPFL"),
+            small_model("DisPFL"),
+            digits,
+            partition or Shards(clients=5, shards_per_client=4),
+            seed,
+            world_size,
+            clients_per_round,
+        )
+
+    return prepared
+
+
+def test_clients_hold_what_the_partition_says(prepare: Prepare) -> None:
+    job = prepare()
+    assert job.label_table.shape == (5, 10)
+    assert job.label_table.sum() == 20 * 71  # equal shards of 1,438 images
+    for client, counts in zip(job.federation.clients, job.label_table, strict=True):
+        assert client.samples == client.data.samples == counts.sum()
+        assert client.data.label_counts.tolist() == counts.tolist()
+    assert [client.id for client in job.federation.clients] == list(range(5))
+
+
+@pytest.mark.parametrize("partition", [Shards(clients=5, shards_per_client=2), ClientDirichlet(clients=8, alpha=0.3)])
+def test_local_test_sets_follow_the_clients_class_mixes(partition: Any, prepare: Prepare, digits: Digits) -> None:
+    job = prepare(partition)
+    held_out = torch.bincount(digits.test.labels, minlength=10).numpy()
+    share = -(-len(digits.test) // len(job.federation))  # ceil(N / K)
+    for client, counts in zip(job.federation.clients, job.label_table, strict=True):
+        expected = np.minimum(-(-counts * share // counts.sum()), held_out)  # ceil(n_kc / n_k ceil(N / K))
+        assert client.test_data.label_counts.tolist() == expected.tolist()
+    mixes = [client.test_data.label_counts.tolist() for client in job.federation.clients]
+    assert len({tuple(mix) for mix in mixes}) > 3
+
+
+def test_local_test_sets_are_held_out_images_and_drawn_by_each_client_for_itself(
+    prepare: Prepare, digits: Digits
+) -> None:
+    held_out = {image.numpy().tobytes() for image in digits.test.images}
+    # All clients have about the same mix: what sets their tests apart is the draw.
+    clients = prepare(IID(clients=5)).federation.clients
+    drawn = [[image.numpy().tobytes() for x, _ in c.test_data.in_order(1000) for image in x] for c in clients]
+    for images in drawn:
+        assert len(set(images)) == len(images)  # none twice
+        assert set(images) <= held_out
+    assert len({tuple(images) for images in drawn}) == 5
+
+
+def test_local_test_sets_depend_on_the_seed_and_on_nothing_else(prepare: Prepare) -> None:
+    def drawn(**options: Any) -> list[bytes]:
+        clients = prepare(**options).federation.clients
+        return [next(client.test_data.in_order(1000))[0].numpy().tobytes() for client in clients]
+
+    assert drawn() == drawn(world_size=3, method=small_method("FedAvg"), clients_per_round=2)
+    assert drawn() != drawn(seed=8)
+
+
+def test_nothing_is_opened_before_a_client_is_asked(prepare: Prepare) -> None:
+    job = prepare()
+    assert all({"data", "test_data"}.isdisjoint(vars(client)) for client in job.federation.clients)
+
+
+def test_what_makes_a_run_another_run_is_in_its_identity(prepare: Prepare) -> None:
+    identity = prepare().identity
+    assert {**identity, "partition": ""} == {
+        "seed": 7,
+        "method": "DisPFL",
+        "data": "digits",
+        "clients": 5,
+        "partition": "",
+    }
+    assert prepare(world_size=2).identity == identity
+
+    def differing(**options: Any) -> set[str]:
+        other = prepare(**options).identity
+        return {name for name in identity if identity[name] != other[name]}
+
+    assert differing(seed=8) == {"seed", "partition"}
+    assert differing(method=small_method("My1")) == {"method"}
+    assert differing(method=small_method("FedAvg"), clients_per_round=2) == {"method"}
+    assert differing(partition=Shards(clients=5, shards_per_client=2)) == {"partition"}
+    assert differing(partition=Shards(clients=6, shards_per_client=4)) == {"clients", "partition"}
+
+
+def test_a_checkpoint_of_the_same_run_is_gone_on_from_and_another_is_refused(prepare: Prepare) -> None:
+    job = prepare()
+    assert job.first_round == 1
+    job.resume_from(Checkpoint(Path("runs/x"), 4, dict(job.identity), ()))
+    assert job.first_round == 5
+    other = Checkpoint(Path("runs/x"), 4, {**job.identity, "seed": 1, "clients": 9}, ())
+    with pytest.raises(UsageError, match=r"^checkpoint runs/x is of another run \(different seed, clients\): use the"):
+        prepare().resume_from(other)
+
+
+def test_what_a_method_cannot_work_with_is_refused_before_anything_starts(prepare: Prepare) -> None:
+    with pytest.raises(UsageError, match=r"--method.topology.degree is 5, but 5 clients have at most 4 others"):
+        prepare(method=small_method("DisPFL", topology=RandomGraph(degree=5)))
+    with pytest.raises(UsageError, match=r"--trainer.clients_per_round is 2, but with DisPFL every client trains"):
+        prepare(clients_per_round=2)
+    assert prepare(clients_per_round=5).federation.clients_per_round == 5  # everybody, said aloud
+    with pytest.raises(UsageError, match="6 processes for 5 clients"):
+        prepare(world_size=6)
+
+
+def test_setting_up_places_clients_by_their_work(prepare: Prepare) -> None:
+    job = prepare(ClientDirichlet(clients=6, alpha=100.0, groups=1), world_size=2)
+    fabric = build_fabric(accelerator="cpu", devices=1, num_nodes=1, precision="32-true", timeout_s=10, callbacks=[])
+    job.method.expected_work = lambda client: 100.0 if client.id == 4 else 1.0  # type: ignore[method-assign]
+    job.set_up_method(fabric)
+    assert [client.id for client in job.federation.hosted_by(0)] == [4]
+    assert [client.id for client in job.federation.hosted_by(1)] == [0, 1, 2, 3, 5]
+    assert {str(client.device) for client in job.federation.clients} == {"cpu"}
