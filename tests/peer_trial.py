@@ -88,6 +88,9 @@ class Pull(LightningModule):
 class Remembering(Pull):
     """Counts, in buffers, what it is trained on: `seen` adds up labels plus one, `batches` counts."""
 
+    seen: Tensor
+    batches: Tensor
+
     def __init__(self, start: Sequence[float], targets: Sequence[Sequence[float]], learning_rate: float = 0.1) -> None:
         super().__init__(start, targets, learning_rate)
         self.register_buffer("seen", torch.zeros(1))

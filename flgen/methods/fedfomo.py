@@ -78,8 +78,8 @@ class FedFOMO(PersonalModels):
         for client in federation.clients:
             if client.samples < 2:
                 raise UsageError(
-                    f"client {client.id} has {client.samples} sample{'' if client.samples else 's'}, but FedFOMO trains on "
-                    "some and holds others back: lower --partition.clients, or raise --partition.min_samples to 2"
+                    f"client {client.id} has {client.samples} sample{'' if client.samples else 's'}, but FedFOMO "
+                    "trains on some and holds some back: lower --partition.clients or raise --partition.min_samples"
                 )
 
     def initial_state(self, client: Client) -> dict[str, Tensor]:

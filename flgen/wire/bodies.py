@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar, Protocol
 
 import torch
@@ -81,10 +82,7 @@ class Bits:
         count = math.prod(shape)
         if body.numel() != (count + 7) // 8:
             raise WireError(f"payload body has {body.numel()} bytes, {count} bits need {(count + 7) // 8}")
-        octets = torch.empty(body.numel(), 8, dtype=torch.uint8, device=body.device)
-        for position in range(8):
-            torch.bitwise_and(body >> (7 - position), 1, out=octets[:, position])
-        flat = octets.view(-1)
+        flat = _octets(body.device).index_select(0, body.int()).view(-1)
         if count % 8 and bool(flat[count:].any()):
             raise WireError("payload has pad bits that are not zero: it is damaged")
         return {"": flat[:count].view(shape).to(dtype)}
@@ -138,6 +136,12 @@ class Sparse:
             values = elements.new_zeros(count).index_copy_(0, indices, elements)
             support = torch.zeros(count, dtype=torch.bool, device=body.device).index_fill_(0, indices, True)
         return {"": values.view(shape), ".support": support.view(shape)}
+
+
+@cache
+def _octets(device: torch.device) -> Tensor:
+    """Return the eight bits of every byte, the most significant first, uint8 (256, 8)."""
+    return (torch.arange(256, device=device)[:, None] >> torch.arange(7, -1, -1, device=device) & 1).to(torch.uint8)
 
 
 def _ranks(support: Tensor) -> Iterator[tuple[slice, Tensor]]:

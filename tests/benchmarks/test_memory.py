@@ -58,8 +58,8 @@ def test_memory_of_peers_over_the_bare_loop(report: Report) -> None:
             f"{CLIENTS} clients of SmallCNN ({model_mb:.1f} MB each), 2 rounds; growth of the resident set (VmHWM), in "
             f"processes of its own after a tiny run: {grown:.0f} MB over {bare:.0f} MB. The bare loop holds two stacks "
             "of weights and three of masks (bool). flgen holds two of each kind of state, old and new until the round "
-            "is complete: two stacks of weights, four of masks. To these every rank adds what its clients hear: the "
-            "messages (at density 0.5 half a stack of weights) and the tensors decoded from them (a stack of weights, "
-            "one of masks); on 2 ranks nearly every client is heard on both, so these count twice. The rest is what "
-            "the allocator could not reuse in between",
+            "is complete: two stacks of weights, four of masks. To these every rank adds what its clients hear: "
+            "tensors decoded from messages (a stack of weights, one of masks), and the messages not decoded yet (half "
+            "a stack of weights at density 0.5); on 2 ranks nearly all clients are heard on both: these count twice. "
+            "The rest is what the allocator could not reuse in between",
         )
