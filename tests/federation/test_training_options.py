@@ -11,9 +11,10 @@ from flgen.federation.training_options import PUBLISHED, LocalTraining
 
 
 def test_the_published_options_are_those_of_the_specification() -> None:
-    assert LocalTraining(
-        epochs=5, batch_size=128, learning_rate_decay=0.998, clip_norm=10.0, augmentation="none"
-    ) == PUBLISHED
+    assert (
+        LocalTraining(epochs=5, batch_size=128, learning_rate_decay=0.998, clip_norm=10.0, augmentation="none")
+        == PUBLISHED
+    )
 
 
 def test_left_alone_training_is_one_plain_pass() -> None:
