@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from statistics import mean, pstdev
 
-from flgen.experiment.records import read_metrics
+from flgen.experiment.records import read_events, read_metrics
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BASELINES = CONFIGS / "baselines"
@@ -35,6 +35,8 @@ TRAINED, AGGREGATED, FINE_TUNED = (f"test/accuracy_{point}" for point in ("train
 
 def train(overlay: str | None, seed: int, run_dir: Path) -> None:
     """Run one method with one seed, or go on with it, unless it is finished."""
+    if any(event["event"] == "end" for event in read_events(run_dir / "events.jsonl")):
+        return
     command = [sys.executable, "-m", "flgen.cli", "fit", "--config", str(CONFIGS / "dispfl_digits.yaml")]
     if overlay is not None:
         command += ["--config", str(BASELINES / f"{overlay}.yaml")]
@@ -44,33 +46,31 @@ def train(overlay: str | None, seed: int, run_dir: Path) -> None:
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=os.environ)
 
 
-def last(run_dir: Path) -> dict[str, float]:
-    """Return the newest value of every metric of a run."""
-    newest: dict[str, float] = {}
-    for row in read_metrics(run_dir / "metrics.csv"):
-        newest.update(row)
-    return newest
+def late(run_dir: Path, rounds: int) -> dict[str, float]:
+    """Return the mean of each metric over the last rounds of a run in which it was measured."""
+    rows = read_metrics(run_dir / "metrics.csv")
+    rows = [row for row in rows if row["round"] > rows[-1]["round"] - rounds]
+    names = {name for row in rows for name in row}
+    return {name: mean(row[name] for row in rows if name in row) for name in names}
 
 
 def share(values: list[float]) -> str:
-    """Return mean and standard deviation over seeds, in percent."""
-    return f"{100 * mean(values):.1f} ± {100 * pstdev(values):.1f}"
+    """Return the mean in percent, and the standard deviation over seeds if there are several."""
+    spread = f" ± {100 * pstdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * mean(values):.1f}{spread}"
 
 
-def digits(runs: Path, seeds: list[int]) -> str:
-    """Train every method with every seed and return the table."""
+def table(runs: dict[str, list[Path]], rounds: int) -> str:
+    """Return the comparison of methods, each with its runs of several seeds."""
     lines = [
-        "| method | accuracy, trained | aggregated | std over clients | worst client | MB a round | "
-        "busiest MB | MFLOP, counted | MFLOP, dense |",
+        "| method | accuracy, trained | aggregated | std over clients | worst decile | MB a round | "
+        "busiest MB | GFLOP, counted | GFLOP, dense |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, overlay in METHODS.items():
-        folders = [runs / f"{overlay or 'dispfl'}-{seed}" for seed in seeds]
-        for seed, folder in zip(seeds, folders, strict=True):
-            train(overlay, seed, folder)
-        found = [last(folder) for folder in folders]
-        headline = next(metric for metric in (FINE_TUNED, TRAINED, AGGREGATED) if metric in found[0])
-        own = headline if headline != AGGREGATED else None
+    for name, folders in runs.items():
+        found = [late(folder, rounds) for folder in folders]
+        own = next((metric for metric in (FINE_TUNED, TRAINED) if metric in found[0]), None)
+        headline = own or AGGREGATED
         spread = headline.replace("test/", "test/std/"), headline.replace("test/", "test/worst_decile/")
         cells = [
             name,
@@ -79,11 +79,20 @@ def digits(runs: Path, seeds: list[int]) -> str:
             *(f"{100 * mean(row[metric] for row in found):.1f}" for metric in spread),
             f"{mean(row['comm/bytes'] for row in found) / 1e6:.2f}",
             f"{mean(row['comm/busiest_node_bytes'] for row in found) / 1e6:.2f}",
-            f"{mean(row['flops/client_round'] for row in found) / 1e6:.0f}",
-            f"{mean(row['flops/client_round_torch'] for row in found) / 1e6:.0f}",
+            f"{mean(row['flops/client_round'] for row in found) / 1e9:.2f}",
+            f"{mean(row['flops/client_round_torch'] for row in found) / 1e9:.2f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def digits(folder: Path, seeds: list[int], rounds: int) -> str:
+    """Train every method with every seed and return the table."""
+    runs = {name: [folder / f"{overlay or 'dispfl'}-{seed}" for seed in seeds] for name, overlay in METHODS.items()}
+    for name, overlay in METHODS.items():
+        for seed, run_dir in zip(seeds, runs[name], strict=True):
+            train(overlay, seed, run_dir)
+    return table(runs, rounds)
 
 
 def course(runs: list[Path], every: int) -> str:
@@ -107,11 +116,19 @@ def main() -> None:
     of_digits = commands.add_parser("digits")
     of_digits.add_argument("--runs", type=Path, required=True)
     of_digits.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    of_runs = commands.add_parser("course")
-    of_runs.add_argument("runs", type=Path, nargs="+")
-    of_runs.add_argument("--every", type=int, default=10)
+    of_runs = {name: commands.add_parser(name) for name in ("table", "course")}
+    for command in of_runs.values():
+        command.add_argument("runs", type=Path, nargs="+")
+    of_runs["course"].add_argument("--every", type=int, default=10)
+    for command in (of_digits, of_runs["table"]):
+        command.add_argument("--rounds", type=int, default=5, help="last rounds to take the mean of")
     given = parser.parse_args()
-    print(digits(given.runs, given.seeds) if given.command == "digits" else course(given.runs, given.every))
+    if given.command == "digits":
+        print(digits(given.runs, given.seeds, given.rounds))
+    elif given.command == "table":
+        print(table({run.name: [run] for run in given.runs}, given.rounds))
+    else:
+        print(course(given.runs, given.every))
 
 
 if __name__ == "__main__":
