@@ -270,6 +270,8 @@ def _with_run_config(arguments: list[str]) -> list[str]:
     given += [value for option, value in pairwise(arguments) if option == "--ckpt_path"]
     if not given:
         raise UsageError("--ckpt_path is missing: name a checkpoint, such as runs/x/checkpoints/last")
+    if (Path(given[-1]) / "config.yaml").is_file():
+        raise UsageError(f"--ckpt_path {given[-1]} is a run folder: give {Path(given[-1]) / 'checkpoints' / 'last'}")
     config = Path(given[-1]).parent.parent / "config.yaml"
     if not config.is_file():
         raise FlgenError(f"{config} is missing: --ckpt_path must be inside a run folder, as runs/x/checkpoints/last is")

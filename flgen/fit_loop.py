@@ -129,9 +129,10 @@ class FitLoop:
             hosted = {client.id for client in job.federation.hosted_by(fabric.global_rank)}
             states = job.resume.client_states()
             self.store.load_state_dict({client: state for client, state in states.items() if client in hosted})
-            if self.is_server:
-                server = job.resume.server_state()
+            server = job.resume.server_state()
+            if self.is_server or isinstance(job.method, PeerMethod):  # between peers every rank keeps what is common
                 job.method.load_state_dict(server["method"])
+            if self.is_server:
                 self.metrics = server["metrics"]
                 logger_ids = server["logger_ids"] or logger_ids
         if self.is_server:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from flgen.data.local_test import local_test_rows
 from flgen.deferred import TYPE_CHECKING
 from flgen.errors import UsageError
 from flgen.experiment.checkpoints import Checkpoint
+from flgen.experiment.config import describe
 from flgen.federation.clients import Client, Federation
 from flgen.federation.streams import RandomStreams
 from flgen.methods.base import Method
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
     from flgen.data import ImageData, Partitioner
+
+
+OPTIONS = "method options"
+"""Key of an identity: what must be equal to go on training, but not to measure a checkpoint or to draw from it."""
 
 
 @dataclass
@@ -59,18 +64,34 @@ class Job:
         return 1 if self.resume is None else self.resume.round + 1
 
     def resume_from(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint.
+        """Take up a checkpoint's state.
 
         Raises:
-            UsageError: It belongs to a run with another seed, method or partition.
+            UsageError: It belongs to a run with another seed, method, model or partition.
         """
-        differing = [key for key, value in self.identity.items() if checkpoint.identity.get(key) != value]
+        theirs = checkpoint.identity
+        differing = [key for key, value in self.identity.items() if key != OPTIONS and theirs.get(key, value) != value]
         if differing:
             raise UsageError(
                 f"checkpoint {checkpoint.path} is of another run (different {', '.join(differing)}): use the "
                 "configuration that wrote it, or start anew without --ckpt_path"
             )
         self.resume = checkpoint
+
+    def continue_from(self, checkpoint: Checkpoint) -> None:
+        """Take up a checkpoint's state to go on training.
+
+        Raises:
+            UsageError: It belongs to another run, or to one whose method had other options.
+        """
+        self.resume_from(checkpoint)
+        theirs, ours = checkpoint.identity.get(OPTIONS, {}), self.identity[OPTIONS]
+        for name in ours:
+            if name in theirs and theirs[name] != ours[name]:
+                raise UsageError(
+                    f"--method.{name} is {ours[name]}, but checkpoint {checkpoint.path} was trained with "
+                    f"{theirs[name]}: leave it as it was, or start anew without --ckpt_path"
+                )
 
     def set_up_method(self, fabric: Fabric) -> None:
         """Move the module to this rank's device and make the method's state."""
@@ -115,13 +136,31 @@ def prepare_job(
     digest = hashlib.blake2b(digest_size=16)
     for rows in rows_of:
         digest.update(np.int64(len(rows)).tobytes() + np.ascontiguousarray(rows, dtype=np.int64).tobytes())
+    described = describe(method)["init_args"]
     identity = {
         "seed": seed,
         "method": type(method).__name__,
         "data": data.name,
         "clients": len(clients),
         "partition": digest.hexdigest(),
+        "model": _structure(model),
+        OPTIONS: dict(_flat({name: value for name, value in described.items() if name != "topology"})),
     }
     federation = Federation(clients, streams, world_size, clients_per_round, rounds)
     method.check(federation)
     return Job(method, model, data, streams, federation, identity, label_table)
+
+
+def _structure(model: LightningModule) -> str:
+    """Return a digest of the names and shapes of a module's tensors."""
+    shapes = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
+    return hashlib.blake2b(repr(shapes).encode(), digest_size=16).hexdigest()
+
+
+def _flat(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield nested options by their names as they are typed."""
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

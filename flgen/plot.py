@@ -132,7 +132,10 @@ def plot_masks(arguments: list[str]) -> tuple[Path, ...]:
     }
     for path, table in tables.items():
         _write_table(path, table)
-    print(f"Spearman correlation {'undefined' if math.isnan(correlation) else f'{correlation:.4f}'}")
+    print(
+        "Spearman correlation of label cosine and mask closeness (-D) "
+        + ("undefined" if math.isnan(correlation) else f"{correlation:.4f}")
+    )
     print(f"mean D/d {_mean_over_pairs(share):.6f}")
     print(f"independent masks D/d {independent:.6f}")
     return (*figures, *tables)
@@ -156,7 +159,9 @@ def plot_topology(configuration: Configuration) -> tuple[Path, ...]:
     streams = RandomStreams(options.seed_everything)
     graphs = {t: topology.sources(t, clients, streams) for t in range(1, options.rounds + 1)}
     facts = {t: graph_facts(sources) for t, sources in graphs.items()}
-    return draw_topology_rounds(graphs, facts, options.output, f"{type(topology).__name__}, {clients} clients")
+    return draw_topology_rounds(
+        graphs, facts, options.output, f"{type(topology).__name__}, {clients} clients; arrows lead to the reader"
+    )
 
 
 class _Parser(argparse.ArgumentParser):
@@ -233,6 +238,8 @@ def _read_masks(run: Path, ckpt_path: str) -> _Masks:
     from flgen.experiment.records import read_partition
 
     checkpoint = find_checkpoint(ckpt_path, run)
+    if not checkpoint.path.resolve().is_relative_to(run.resolve()):
+        raise UsageError(f"--ckpt_path {ckpt_path} is of another run than {run}: name that run instead")
     held = {client: state["mask"] for client, state in sorted(checkpoint.client_states().items()) if "mask" in state}
     if not held:
         raise FlgenError(f"{checkpoint.path} holds no masks: choose a run of a method that has some, such as DisPFL")

@@ -170,7 +170,7 @@ class FederatedTrainer:
         if method.generative:
             job.evaluation.prepare(data)
         if resume is not None:
-            job.resume_from(resume)
+            job.continue_from(resume)
         if self.is_global_zero:
             self.folder.create()
             self.folder.write_config(to_yaml(job.config), before_round=job.first_round)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ import pytest
 import torch
 from small_methods import small_method, small_model
 
-from flgen import IID, ClientDirichlet, Digits, RandomGraph, Shards
+from flgen import IID, ClientDirichlet, Digits, RandomGraph, Ring, Shards, Sparsity
 from flgen.errors import UsageError
 from flgen.experiment.checkpoints import Checkpoint
 from flgen.federation.launch import build_fabric
-from flgen.job import Job, prepare_job
+from flgen.job import OPTIONS, Job, prepare_job
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +111,16 @@ def test_what_makes_a_run_another_run_is_in_its_identity(prepare: Prepare) -> No
         "data": "digits",
         "clients": 5,
         "partition": "",
+        "model": identity["model"],
+        OPTIONS: identity[OPTIONS],
     }
+    assert identity[OPTIONS]["sparsity.density"] == 0.5
+    assert not [name for name in identity[OPTIONS] if name.startswith("topology")]
     assert prepare(world_size=2).identity == identity
 
     def differing(**options: Any) -> set[str]:
         other = prepare(**options).identity
-        return {name for name in identity if identity[name] != other[name]}
+        return {name for name in identity if identity[name] != other[name] and name != OPTIONS}
 
     assert differing(seed=8) == {"seed", "partition"}
     assert differing(method=small_method("My1")) == {"method"}
@@ -132,6 +137,24 @@ def test_a_checkpoint_of_the_same_run_is_gone_on_from_and_another_is_refused(pre
     other = Checkpoint(Path("runs/x"), 4, {**job.identity, "seed": 1, "clients": 9}, ())
     with pytest.raises(UsageError, match=r"^checkpoint runs/x is of another run \(different seed, clients\): use the"):
         prepare().resume_from(other)
+
+
+def test_going_on_needs_the_options_of_the_method_and_the_shape_of_the_model(prepare: Prepare) -> None:
+    job = prepare()
+    denser = prepare(method=small_method("DisPFL", sparsity=Sparsity(density=0.75, anneal_rounds=5)))
+    written = Checkpoint(Path("runs/x"), 4, json.loads(json.dumps(job.identity)), ())
+    job.continue_from(written)
+    with pytest.raises(
+        UsageError, match=r"^--method.sparsity.density is 0.75, but checkpoint runs/x was trained with 0"
+    ):
+        denser.continue_from(written)
+    denser.resume_from(written)  # to measure it, or to draw from it
+    assert denser.first_round == 5
+    ring = prepare(method=small_method("DisPFL", topology=Ring()))
+    ring.continue_from(written)  # the same bits on any transport; another graph is an experiment
+    wider = Checkpoint(Path("runs/x"), 4, {**written.identity, "model": "of another width"}, ())
+    with pytest.raises(UsageError, match=r"is of another run \(different model\)"):
+        job.continue_from(wider)
 
 
 def test_what_a_method_cannot_work_with_is_refused_before_anything_starts(prepare: Prepare) -> None:

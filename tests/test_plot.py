@@ -191,7 +191,7 @@ def test_masks_with_numbers_and_tables(here, capfd) -> None:
     # C: 0.6, 0, 0 and D: 2, 10, 8. Ranks 3, 1.5, 1.5 against 3, 1, 2: 1.5 / sqrt(1.5 * 2).
     # Independent masks: 2 * 2 * (1 - 2/4) + 2 * 3 * (1 - 3/6) = 5 of 20 weights, dense ones included.
     assert out == [
-        f"Spearman correlation {math.sqrt(0.75):.4f}",
+        f"Spearman correlation of label cosine and mask closeness (-D) {math.sqrt(0.75):.4f}",
         "mean D/d 0.333333",
         "independent masks D/d 0.250000",
         "png: masks.png",
@@ -204,7 +204,8 @@ def test_masks_with_numbers_and_tables(here, capfd) -> None:
     with Image.open("masks.png") as image:
         assert image.width == 2100
     assert (
-        ">Spearman correlation 0.87, mean D/d 0.333 (independent masks 0.250)</text>" in Path("masks.svg").read_text()
+        ">rank correlation 0.87 of label cosine and mask closeness, mean D/d 0.333 (independent masks 0.250)</text>"
+        in Path("masks.svg").read_text()
     )
 
 
@@ -214,7 +215,7 @@ def test_clients_of_different_capacity_have_a_reference_of_their_own(here, capfd
     assert main(["plot", "masks", "run"]) == 0
     # 1/4 against 1: p (1 - q) + q (1 - p) = 3/4 of 4 positions, and 8 weights in all.
     assert capfd.readouterr().out.splitlines()[:3] == [
-        "Spearman correlation undefined",
+        "Spearman correlation of label cosine and mask closeness (-D) undefined",
         "mean D/d 0.375000",
         "independent masks D/d 0.375000",
     ]
@@ -228,7 +229,7 @@ def test_masks_without_layers_are_one_layer_and_clients_may_be_missing(here, cap
     mask_run(here / "run", states, {"weights": torch.zeros(10)}, counts)
     assert main(["plot", "masks", "run", "--output", "out/sub.svg"]) == 0
     out = capfd.readouterr().out.splitlines()
-    assert out[0] == f"Spearman correlation {math.sqrt(0.75):.4f}"
+    assert out[0] == f"Spearman correlation of label cosine and mask closeness (-D) {math.sqrt(0.75):.4f}"
     assert out[1:3] == ["mean D/d 0.666667", "independent masks D/d 0.500000"]
     assert read_table(Path("out/sub-distance.csv")) == DISTANCES
     assert ">5</text>" in Path("out/sub.svg").read_text()
@@ -244,6 +245,13 @@ def test_masks_of_the_newest_checkpoint_or_of_the_one_that_is_named(here, capfd)
         tables.append(read_table(Path("masks-distance.csv")))
     assert tables[0] == tables[2] == [[0, 8, 10], [8, 0, 2], [10, 2, 0]]
     assert tables[1] == DISTANCES
+
+
+def test_the_masks_of_another_run_are_not_shown_with_this_ones_classes(here, refusal) -> None:
+    mask_run(here / "run")
+    mask_run(here / "other")
+    line = refusal("masks", "run", "--ckpt_path", "other/checkpoints/last", status=2)
+    assert line.startswith("--ckpt_path other/checkpoints/last is of another run than run: name that run")
 
 
 DAMAGE: dict[str, tuple[dict[str, Any], str]] = {
@@ -306,7 +314,7 @@ def test_the_graphs_are_those_of_a_fit(here, capfd, monkeypatch) -> None:
     topology = RandomGraph(degree=4)
     assert drawn["graphs"] == {t: topology.sources(t, 12, RandomStreams(3)) for t in (1, 2)}
     assert drawn["facts"] == {t: graph_facts(graph) for t, graph in drawn["graphs"].items()}
-    assert drawn["title"] == "RandomGraph, 12 clients"
+    assert drawn["title"] == "RandomGraph, 12 clients; arrows lead to the reader"
     svg = Path("topology.svg").read_text()
     assert ">round 1</text>" in svg
     assert ">round 2</text>" in svg
@@ -319,7 +327,7 @@ def test_the_graphs_are_those_of_a_fit(here, capfd, monkeypatch) -> None:
 def test_a_method_without_edges_has_a_figure_too(here) -> None:
     local = str(REPOSITORY / "configs" / "baselines" / "local.yaml")
     assert main(["plot", "topology", "--config", DIGITS, "--config", local, "--rounds=1", "--output=a"]) == 0
-    assert ">NoEdges, 10 clients</text>" in Path("a.svg").read_text()
+    assert ">NoEdges, 10 clients; arrows lead to the reader</text>" in Path("a.svg").read_text()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,19 @@ from typing import Any
 import pytest
 import torch
 
-from flgen import IID, Callback, Digits, Evaluation, FedAvg, FederatedTrainer, LocalTraining, Prism, Shards, SmallCNN
+from flgen import (
+    IID,
+    Callback,
+    Digits,
+    Evaluation,
+    FedAvg,
+    FederatedTrainer,
+    LocalTraining,
+    Prism,
+    Shards,
+    SmallCNN,
+    Sparsity,
+)
 from flgen.client_turns import ClientFailed
 from flgen.errors import FlgenError, UsageError
 from flgen.experiment.checkpoints import find_checkpoint
@@ -192,6 +204,24 @@ def test_a_checkpoint_of_another_run_is_refused(fit_small: Any, tmp_path: Path) 
     fit_small(tmp_path / "run")
     with pytest.raises(UsageError, match=r"is of another run \(different seed, partition\)"):
         fit_small(tmp_path / "run", seed=8, rounds=3, ckpt_path="last")
+
+
+def test_a_checkpoint_of_another_model_is_refused_before_anything_is_rewritten(fit_small: Any, tmp_path: Path) -> None:
+    fit_small(tmp_path / "run", method="DisPFL")
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    with pytest.raises(UsageError, match=r"is of another run \(different model\)"):
+        fit_small(tmp_path / "run", method="DisPFL", rounds=3, ckpt_path="last", model=SmallCNN(image_size=8, width=6))
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_more_rounds_do_not_start_the_annealing_again(devices: int, fit_small: Any, tmp_path: Path) -> None:
+    about: dict[str, Any] = {"method": "DisPFL", "method_options": {"sparsity": Sparsity()}, "devices": devices}
+    fit_small(tmp_path / "run", rounds=3, **about)
+    result = fit_small(tmp_path / "run", rounds=5, ckpt_path="last", **about)
+    rates = [row["mask/prune_rate"] for row in read_metrics(tmp_path / "run" / "metrics.csv")]
+    assert rates == pytest.approx([0.5, 0.375, 0.125, 0.0, 0.0])
+    assert result.metrics["mask/drift"] == 0.0
 
 
 def test_a_resume_with_other_options_keeps_the_old_configuration(fit_small: Any, tmp_path: Path) -> None:

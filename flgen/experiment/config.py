@@ -185,8 +185,8 @@ def explain(message: str, parser: ArgumentParser, sections: Sequence[Section]) -
     if "Problems parsing config" in message:
         return f"--config: not valid YAML: {_one_line(message.partition('Problems parsing config:')[2])}"
     if required := re.search(r"following arguments are required: (.+)|Key '([^']+)' is required", message):
-        names = next(filter(None, required.groups()))
-        return f"missing: {', '.join('--' + name.strip() for name in names.split(','))}; give it here or in a --config"
+        names = [".".join([*keys, name.strip()]) for name in next(filter(None, required.groups())).split(",")]
+        return f"missing: {', '.join('--' + name for name in names)}; give it here or in a --config"
     if keys and (plain := re.search(r"Unable to load config '(.*)'\n", message)):
         return _no_option(".".join(keys[:-1]), plain.group(1))  # the last key is named twice
     if unknown := _UNKNOWN_KEY.search(reasons):

@@ -57,7 +57,8 @@ def draw_mask_maps(
         ("(b) mask similarity, scaled by row", similarity, "viridis", (0.0, 1.0)),
         ("(c) mask distance D/d", apart, "viridis_r", _range(float(apart.min()), float(apart.max()))),
     ]
-    found = "no Spearman correlation" if math.isnan(correlation) else f"Spearman correlation {correlation:.2f}"
+    found = "no rank correlation" if math.isnan(correlation) else f"rank correlation {correlation:.2f}"
+    found += " of label cosine and mask closeness"
     title = f"{found}, mean D/d {float(apart.mean()):.3f} (independent masks {independent:.3f})"
     with paper_style():
         figure = Figure(figsize=(PAGE_WIDTH, 2.35), layout="constrained")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from functools import cache
 from typing import Literal
 
 from flgen.errors import UsageError
@@ -52,11 +53,7 @@ def erk(
         eps = 0.0
     vectors = [name for name, shape in budget.items() if len(shape) < 2 and name not in dense]
     if vectors:
-        log.warning(
-            "ERK would mask %d vectors (%s, ...); they stay dense, so the model keeps more than its density",
-            len(vectors),
-            vectors[0],
-        )
+        _warn_of_vectors(len(vectors), vectors[0])
     masked = {name for name in budget if name not in dense and len(shapes[name]) > 1}
     return {name: eps * r[name] if name in masked else 1.0 for name in shapes}, eps
 
@@ -80,3 +77,11 @@ def active_counts(shapes: Shapes, densities: Mapping[str, float]) -> dict[str, i
 def _check(density: float) -> None:
     if not 0 < density <= 1:
         raise UsageError(f"--method.sparsity.density is {density}: give a share above 0, at most 1")
+
+
+@cache
+def _warn_of_vectors(count: int, first: str) -> None:
+    """Say once, not for every rank and capacity, that a model keeps more than its density."""
+    log.warning(
+        "ERK would mask %d vectors (%s, ...); they stay dense, so the model keeps more than its density", count, first
+    )

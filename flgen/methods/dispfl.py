@@ -222,6 +222,10 @@ class DisPFL(PersonalModels):
         return {"mask/prune_rate": self.prune_rate(t) if self.search != "none" else 0.0}
 
     def state_dict(self) -> dict[str, Any]:
-        """Where each layer stands in the masks, for whoever reads a checkpoint."""
+        """T, and for whoever reads a checkpoint where each layer stands in the masks."""
         layers = [(layer.name, layer.size) for layer in self.layers]
-        return {"layers": layers, "parameters": len(self.resident.weights)}
+        return {"layers": layers, "parameters": len(self.resident.weights), "anneal_rounds": self.T}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Keep to the T that the run began with, however many rounds it is extended to."""
+        self.T = state["anneal_rounds"]

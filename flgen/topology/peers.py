@@ -184,8 +184,9 @@ class FixedGraph(PeerTopology):
     """The same graph in every round, from a file or from networkx.
 
     Args:
-        graph: A file with one edge `u v` per line, or .gml, .graphml or .adjlist; from Python also a networkx graph.
-            Nodes are the numbers of the clients, from 0. In a directed graph an edge u -> v means that v reads from u.
+        graph: A file with one edge `u v` per line, along which both read, or .gml, .graphml or .adjlist; from Python
+            also a networkx graph. Nodes are the numbers of the clients, from 0. In a directed graph an edge u -> v
+            means that v reads from u.
         active: Probability that a client is active in a round; an inactive one neither sends nor receives.
         seed: Seed of `active`; null takes the run's.
 
@@ -256,10 +257,22 @@ class FixedGraph(PeerTopology):
         try:
             if path.suffix in readers:
                 return readers[path.suffix](path)
-            return networkx.read_edgelist(path, data=False)
+            return networkx.Graph(_read_edges(path))
         except Exception as error:  # what networkx's readers raise has no common class
             text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
             raise UsageError(
                 f"--method.topology.graph {path} cannot be read ({' '.join(text.split())}): give a file with one edge "
                 "`u v` per line"
             ) from error
+
+
+def _read_edges(path: Path) -> list[tuple[str, str]]:
+    """Return the edges of a text file, one `u v` per line; a # begins a comment, a { what networkx writes behind."""
+    edges = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        words = line.partition("#")[0].partition("{")[0].split()
+        if words and len(words) != 2:
+            raise ValueError(f"line {number} is {line.strip()[:40]!r}")
+        if words:
+            edges.append((words[0], words[1]))
+    return edges

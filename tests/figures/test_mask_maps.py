@@ -40,7 +40,10 @@ def test_a_page_wide_with_titles_axes_and_numbers(tmp_path, inches_of, words_of)
     titles = ["(a) cosine of label counts", "(b) mask similarity, scaled by row", "(c) mask distance D/d"]
     assert [text for text in words if text.startswith("(")] == titles
     mean = distance.sum() / (20 * 19)
-    assert f"Spearman correlation 0.50, mean D/d {mean:.3f} (independent masks 0.407)" in words
+    assert (
+        f"rank correlation 0.50 of label cosine and mask closeness, mean D/d {mean:.3f} (independent masks 0.407)"
+        in words
+    )
 
 
 def test_maps_are_viridis_from_the_lower_left_and_bright_is_alike(tmp_path, figures) -> None:
@@ -85,5 +88,5 @@ def test_clients_have_their_own_numbers(tmp_path, figures) -> None:
 def test_equal_distances_are_drawn_without_a_correlation(tmp_path, figures, value: float, limits) -> None:
     draw(tmp_path, value * (1 - np.eye(4)), correlation=math.nan)
     assert figures[0].axes[4].images[0].get_clim() == limits
-    title = f"no Spearman correlation, mean D/d {value:.3f} (independent masks 0.407)"
+    title = f"no rank correlation of label cosine and mask closeness, mean D/d {value:.3f} (independent masks 0.407)"
     assert figures[0].get_suptitle() == title

@@ -63,6 +63,10 @@ PEER_MISTAKES = {
         ("--method.sparsity.masked", '["head*"]'),
         r"--method.sparsity.masked has 'head\*', which names no parameter of two or more dimensions; there are network",
     ),
+    "graph of nothing": (
+        ("--method.topology", "FixedGraph"),
+        r"missing: --method.topology.graph; give it here or in a --config$",
+    ),
     "option of another topology": (
         ("--method.topology", "Ring", "--method.topology.degree", "3"),
         r"--method.topology.degree: Ring has no 'degree'; valid names are active, seed$",

@@ -273,7 +273,12 @@ def test_a_lonely_client_is_allowed_and_named_once(caplog: pytest.LogCaptureFixt
         ("fractions.txt", "0 1\n1 2.0\n", r"has a node '2\.0': nodes are the clients' numbers"),
         ("zeros.txt", "0 1\n1 02\n", "has a node '02': nodes are the clients' numbers"),
         ("empty.txt", "# nothing\n", "has no edges between clients"),
-        ("commas.txt", "0,1\n1,2\n", "has no edges between clients: give one edge `u v` per line"),
+        (
+            "commas.txt",
+            "0 1\n1,2\n",
+            r"cannot be read \(line 2 is '1,2'\): give a file with one edge `u v`",
+        ),
+        ("words.txt", "# u v\n0 1 2 # and more\n", r"cannot be read \(line 2 is '0 1 2 # and more'\)"),
         ("loops.txt", "0 0\n3 3\n", "has no edges between clients"),
         ("broken.gml", "graph [ node [", r"broken\.gml cannot be read \("),
         ("broken.graphml", "<graph", r"broken\.graphml cannot be read \("),
