@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import multiprocessing
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -186,6 +188,9 @@ def close_loggers(loggers: Iterable[Logger], exit_code: int) -> None:
             finish(exit_code=exit_code)
         else:
             logger.finalize("success" if exit_code == 0 else "failed")
+    if "wandb" in sys.modules and multiprocessing.parent_process() is not None:
+        # A forked rank leaves without atexit: W&B's own process must have written its file before that.
+        sys.modules["wandb"].teardown(exit_code)
 
 
 def _require_wandb_key() -> None:

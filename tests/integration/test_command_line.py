@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,11 @@ def test_loggers_get_metrics_and_images_without_a_network(flgen: Flgen, tmp_path
     assert done.returncode == 0, done.stderr
     (wandb_run,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
     assert len(list(wandb_run.rglob("samples*.png"))) == 2
-    assert next(wandb_run.glob("*.wandb")).stat().st_size > 1000
+    (wandb_file,) = wandb_run.glob("*.wandb")
+    deadline = time.monotonic() + 20  # a process of W&B's own writes it
+    while wandb_file.stat().st_size < 1000 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert wandb_file.stat().st_size > 1000
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     logged = [(event.step, event.value) for event in events.Scalars("fid/digits")]
     rows = read_metrics(tmp_path / "run" / "metrics.csv")
