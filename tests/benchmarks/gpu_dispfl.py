@@ -64,16 +64,20 @@ class RoundCosts(Callback):
 
     def on_round_end(self, trainer: FederatedTrainer, round: int, metrics: Mapping[str, float]) -> None:
         if trainer.is_global_zero:
-            print(
+            say(
                 f"round {round}/{trainer.rounds}: {metrics['time/round_s']:.2f} s "
                 f"(local {metrics['time/local_s']:.2f} s), "
                 f"{metrics['comm/bytes'] / 1e6:.3f} MB sent in total, "
                 f"{metrics['comm/max_sent_bytes'] / 1e6:.3f} MB by the busiest client, "
                 f"accuracy {metrics['test/accuracy_aggregated']:.4f} after mixing, "
-                f"{metrics['test/accuracy_trained']:.4f} after training",
-                flush=True,
+                f"{metrics['test/accuracy_trained']:.4f} after training"
             )
-        print(f"  rank {rank()}: {peak_memory()}", flush=True)
+        say(f"  rank {rank()}: {peak_memory()}")
+
+
+def say(line: str) -> None:
+    """Print a line in one write, so that lines of several ranks stay apart."""
+    print(f"{line}\n", end="", flush=True)
 
 
 def rank() -> int:
