@@ -16,12 +16,14 @@ class Digits(ImageData):
     The grey levels 0..16 become 0..255. The same fraction of every digit is held out, the same images in every run.
 
     Args:
-        image_size: Side of the images, pixels; other sizes than 8 are interpolated.
+        image_size: Side of the images, pixels; null is their own, 8, others are interpolated.
         test_fraction: Share of the images to hold out.
     """
 
-    def __init__(self, image_size: int = 8, test_fraction: float = 0.2) -> None:
+    def __init__(self, image_size: int | None = None, test_fraction: float = 0.2) -> None:
         super().__init__()
+        # Null by default: the parser hands the values of this default data set on to another that is named instead.
+        image_size = 8 if image_size is None else image_size
         check_image_size(image_size)
         check_fraction(test_fraction)
         self._image_size = image_size

@@ -674,3 +674,13 @@ def test_the_published_experiments_have_the_numbers_of_the_specification(overlai
         if base != "dispfl_cifar10":
             assert config["partition"]["init_args"]["clients"] == 100, base
             assert options["topology"]["init_args"]["degree"] == 10, base
+
+
+@pytest.mark.parametrize(
+    ("data", "size"), [("CIFAR10", 32), ("CIFAR100", 32), ("TinyImageNet", 64), ("ImageFolder", 32)]
+)
+def test_another_data_set_has_its_own_image_size_not_that_of_the_default_one(data, size) -> None:
+    from flgen.cli import _parse
+
+    configuration = _parse("fit", ["--method", "FedAvg", "--model", "SmallCNN", "--data", data])
+    assert configuration.resolved()["data"]["init_args"]["image_size"] == size
