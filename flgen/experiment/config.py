@@ -245,7 +245,8 @@ def fill_presets(config: Namespace) -> None:
     A class whose `presets` names the preset fills its own options: the method, and what the model is given (its
     loss). The text of config.yaml then holds every value that the run used.
     """
-    preset = config.method.init_args.get("preset") if "init_args" in config.method else None
+    method = config.get("method")
+    preset = method.init_args.get("preset") if method is not None and "init_args" in method else None
     if preset is None:
         return
     for _, chosen in _chosen_classes(config):
@@ -257,7 +258,7 @@ def fill_presets(config: Namespace) -> None:
 
 def fit_model_to_data(config: Namespace) -> None:
     """Give the model the data set's image size, channels and classes where its own options are null, in place."""
-    if not any(name in config.model.init_args for name in _SHAPE_OPTIONS):
+    if "model" not in config or not any(name in config.model.init_args for name in _SHAPE_OPTIONS):
         return
     data = _locate(config.data.class_path)(**config.data.init_args.as_dict())
     for option in _SHAPE_OPTIONS:

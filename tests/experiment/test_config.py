@@ -570,10 +570,10 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 # A process of its own: once a model has been built, a short class name means two classes to the parser.
 PARSE_ALL = """
 import json, sys
-from flgen import cli
+from flgen.commands.sections import federated_sections
 from flgen.experiment.config import build_parser, parse
 
-sections = cli._sections()
+sections = federated_sections()
 parser = build_parser(sections, {}, "")
 for files in json.load(sys.stdin):
     arguments = [argument for file in files for argument in ("--config", file)]
@@ -680,7 +680,9 @@ def test_the_published_experiments_have_the_numbers_of_the_specification(overlai
     ("data", "size"), [("CIFAR10", 32), ("CIFAR100", 32), ("TinyImageNet", 64), ("ImageFolder", 32)]
 )
 def test_another_data_set_has_its_own_image_size_not_that_of_the_default_one(data, size) -> None:
-    from flgen.cli import _parse
+    from flgen.commands.sections import federated_sections, parse_command
 
-    configuration = _parse("fit", ["--method", "FedAvg", "--model", "SmallCNN", "--data", data])
+    configuration = parse_command(
+        "fit", "", ["--method", "FedAvg", "--model", "SmallCNN", "--data", data], federated_sections()
+    )
     assert configuration.resolved()["data"]["init_args"]["image_size"] == size

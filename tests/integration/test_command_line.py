@@ -138,11 +138,11 @@ def test_every_baseline_starts_on_the_digits_experiment() -> None:
     """All in one process: what a fit refuses before its first round, it refuses here."""
     baselines = sorted(str(path) for path in (CONFIGS / "baselines").glob("*.yaml"))
     program = f"""
-from flgen import cli
+from flgen.commands.sections import federated_sections
 from flgen.experiment.config import build_parser, parse
 from flgen.job import prepare_job
 
-sections = cli._sections()
+sections = federated_sections()
 parser = build_parser(sections, {{}}, "")
 digits = ["--config", {str(CONFIGS / "dispfl_digits.yaml")!r}]
 for configuration in [parse(parser, [*digits, "--config", file], sections) for file in {baselines!r}]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from flgen.commands.sections import federated_sections, parse_command
 from flgen.deferred import TYPE_CHECKING
 from flgen.errors import FlgenError, UsageError
 
@@ -38,15 +39,17 @@ TRAINED = "test/accuracy_trained"
 KINDS = ("accuracy", "masks", "topology")
 MOST_ROUNDS = 60
 
-Parse = Callable[[list[str]], "Configuration"]
+TOPOLOGY_OPTIONS: dict[str, dict[str, Any]] = {
+    "rounds": {"type": int, "default": 3, "help": "Number of rounds to draw, from round 1."},
+    "output": {"type": str, "default": "topology.png", "help": "The PNG; an SVG of the same name lies beside it."},
+}
 
 
-def draw(arguments: list[str], parse_topology: Parse) -> int:
-    """Draw one kind of figure and return the exit status.
+def run(arguments: list[str]) -> int:
+    """Draw the graphs of a configuration's first rounds, or figures of finished runs.
 
     Args:
         arguments: The kind and its options.
-        parse_topology: Parses the options of `flgen plot topology`, a configuration with `rounds` and `output`.
 
     Raises:
         UsageError: The request is wrong.
@@ -61,7 +64,8 @@ def draw(arguments: list[str], parse_topology: Parse) -> int:
     elif kind == "masks":
         files = plot_masks(rest)
     elif kind == "topology":
-        files = plot_topology(parse_topology(rest))
+        configuration = parse_command("plot topology", run.__doc__ or "", rest, federated_sections(), TOPOLOGY_OPTIONS)
+        files = plot_topology(configuration)
     else:
         close = difflib.get_close_matches(kind, KINDS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(KINDS)}"
