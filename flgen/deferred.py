@@ -45,6 +45,12 @@ class _DeferredBase(type):
             complete._complete_class = cls._complete_class = complete
         return type.__call__(complete, *args, **kwargs)
 
+    def __subclasses__(cls) -> list[type]:
+        """Without the complete class, which is this one to everybody: the parser looks for subclasses by name."""
+        complete = cls.__dict__.get("_complete_class")
+        found: list[type] = type.__subclasses__(cls)  # type: ignore[arg-type]
+        return [subclass for subclass in found if subclass is not complete]
+
     def __subclasscheck__(cls, subclass: type) -> bool:
         if type.__subclasscheck__(cls, subclass):
             return True

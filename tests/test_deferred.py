@@ -103,6 +103,13 @@ def test_the_class_of_an_instance_has_the_name_of_its_file() -> None:
     assert type(Net()) is kind
 
 
+def test_a_class_that_has_instances_still_has_the_subclasses_that_it_was_written_with() -> None:
+    # The parser finds a class by its short name among subclasses: one name, one class.
+    Net(), WideNet()
+    assert Net.__subclasses__() == [WideNet]
+    assert WideNet.__subclasses__() == []
+
+
 def test_subclasses_keep_to_their_own_constructor() -> None:
     wide = WideNet()
     assert wide.layer.in_features == 16

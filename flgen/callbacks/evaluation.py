@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from flgen.data.image_data import ImageData
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from flgen.data.image_data import ImageData
+    from flgen.data.labelled_data import LabelledData
     from flgen.metrics import extractors as extractor_registry
     from flgen.metrics import features as feature_extraction
     from flgen.metrics import fidelity
@@ -42,6 +43,9 @@ class Evaluation:
         batch_size: Images per extractor batch.
         grid: Number of images in a sample grid.
         personal: Whether every client's model is tested on test data of the client's own, for methods that have such.
+        gradient_diversity: Whether every round measures how far apart the clients' updates lie (diversity/gradient, its
+            product with the cohort's size, mean cosine), for methods whose clients send weights to a server. The server
+            itself could not measure it under secure aggregation; here it looks over the clients' shoulders.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Evaluation:
         batch_size: int = 256,
         grid: int = 64,
         personal: bool = True,
+        gradient_diversity: bool = False,
     ) -> None:
         for option, value in {"every": every, "images": images, "batch_size": batch_size, "grid": grid}.items():
             if value < 1:
@@ -70,6 +75,7 @@ class Evaluation:
         self.batch_size = batch_size
         self.grid = grid
         self.personal = personal
+        self.gradient_diversity = gradient_diversity
         self._loaded: dict[str, nn.Module] = {}
         self._real: dict[str, Tensor] = {}
 
@@ -77,13 +83,18 @@ class Evaluation:
         """Return whether round t of `rounds` ends with an evaluation."""
         return t == 1 or t % self.every == 0 or t == rounds
 
-    def prepare(self, data: ImageData) -> None:
+    def prepare(self, data: LabelledData) -> None:
         """Load the extractors (and train the data set's own on first use), before any process is started.
 
         Raises:
-            UsageError: Unknown extractor, or too few images for the neighbours asked for.
+            UsageError: Data that are no images, unknown extractor, or too few images for the neighbours asked for.
             FlgenError: Weights that cannot be had.
         """
+        if not isinstance(data, ImageData):
+            raise UsageError(
+                f"--data {type(data).__name__} holds {data.noun}, but generated images are compared with images: give "
+                "--data a set of images"
+            )
         names = self.extractors if self.extractors is not None else [data.name]
         weights = self.weights or {}
         unused = set(weights) - set(names)
@@ -106,7 +117,12 @@ class Evaluation:
         }
 
     def measure(
-        self, samples: Mapping[str, Tensor] | None, data: ImageData, channel: Channel, device: torch.device, seed: int
+        self,
+        samples: Mapping[str, Tensor] | None,
+        data: LabelledData,
+        channel: Channel,
+        device: torch.device,
+        seed: int,
     ) -> dict[str, float]:
         """Return the fidelity of generated images; every rank must call it and extracts features of its share.
 

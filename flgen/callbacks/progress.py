@@ -49,10 +49,9 @@ class RoundProgress(Callback):
         self._close()
         if not trainer.is_global_zero:
             return
-        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-            self._display = _Bars(trainer.first_round, trainer.rounds, 1 / self.refresh_per_second, self.headline)
-        else:
-            self._display = _Lines(trainer.rounds, self.headline)
+        self._display = open_display(
+            trainer.first_round, trainer.rounds, pause_s=1 / self.refresh_per_second, headline=self.headline
+        )
 
     def on_round_start(self, trainer: FederatedTrainer, round: int) -> None:
         if self._display:
@@ -60,11 +59,11 @@ class RoundProgress(Callback):
 
     def on_client_start(self, trainer: FederatedTrainer, round: int, client: int) -> None:
         if self._display:
-            self._display.show_step(client, 0, 0)
+            self._display.show_step(f"client {client}", 0, 0)
 
     def on_local_step(self, trainer: FederatedTrainer, round: int, client: int, step: int, steps: int) -> None:
         if self._display:
-            self._display.show_step(client, step, steps)
+            self._display.show_step(f"client {client}", step, steps)
 
     def on_evaluation_start(self, trainer: FederatedTrainer, round: int) -> None:
         if self._display:
@@ -111,11 +110,29 @@ def headline_text(metrics: Mapping[str, float], headline: list[str] | None = Non
     return "  ".join(f"{name} {float(metrics[name]):.4g}" for name in chosen)
 
 
+def open_display(
+    first_round: int, rounds: int, *, unit: str = "round", pause_s: float = 0.25, headline: list[str] | None = None
+) -> _Bars | _Lines:
+    """Return what shows a long piece of work on stderr: bars on a terminal, lines anywhere else.
+
+    Args:
+        first_round: The first round to come.
+        rounds: The last one.
+        unit: What a round is called.
+        pause_s: Least time between two drawings of the bars, seconds.
+        headline: Names or shell patterns of the metrics to show.
+    """
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        return _Bars(first_round, rounds, pause_s, headline, unit)
+    return _Lines(rounds, headline, unit)
+
+
 class _Lines:
     """One plain line per round, for log files and pipes."""
 
-    def __init__(self, rounds: int, headline: list[str] | None) -> None:
+    def __init__(self, rounds: int, headline: list[str] | None, unit: str) -> None:
         self._rounds = rounds
+        self._unit = unit
         self._headline = headline
         self._running_round: int | None = None
         self._evaluation: Mapping[str, float] = {}  # of the running round
@@ -126,7 +143,7 @@ class _Lines:
         self._evaluation = {}
         self._started = time.monotonic()
 
-    def show_step(self, client: int, step: int, steps: int) -> None:
+    def show_step(self, activity: str, step: int, steps: int) -> None:
         pass
 
     def start_evaluation(self, round: int) -> None:
@@ -137,11 +154,11 @@ class _Lines:
         if self._running_round == round:
             self._evaluation = metrics
         else:
-            self._print(f"round {round}/{self._rounds} evaluated", metrics)
+            self._print(f"{self._unit} {round}/{self._rounds} evaluated", metrics)
 
     def end_round(self, round: int, metrics: Mapping[str, float]) -> None:
         self._running_round = None
-        self._print(f"round {round}/{self._rounds}", {**metrics, **self._evaluation})
+        self._print(f"{self._unit} {round}/{self._rounds}", {**metrics, **self._evaluation})
 
     def close(self) -> None:
         pass
@@ -159,12 +176,12 @@ class _Bars:
     No thread draws: the hooks do, at most every `pause_s` seconds, so data loaders may fork at any moment.
     """
 
-    def __init__(self, first_round: int, rounds: int, pause_s: float, headline: list[str] | None) -> None:
+    def __init__(self, first_round: int, rounds: int, pause_s: float, headline: list[str] | None, unit: str) -> None:
         from rich.console import Console
         from rich.live import Live
 
         self._first_round, self._rounds, self._pause_s, self._headline = first_round, rounds, pause_s, headline
-        self._round, self._finished = first_round, first_round - 1
+        self._round, self._finished, self._unit = first_round, first_round - 1, unit
         self._activity, self._step, self._steps = "", 0, 0
         self._metrics: dict[str, float] = {}  # the newest value of each
         self._started = self._round_ended = self._next_draw = time.monotonic()
@@ -182,9 +199,9 @@ class _Bars:
         self._round = round
         self._draw_when_due()
 
-    def show_step(self, client: int, step: int, steps: int) -> None:
+    def show_step(self, activity: str, step: int, steps: int) -> None:
         if time.monotonic() >= self._next_draw:
-            self._activity, self._step, self._steps = f"client {client}", step, steps
+            self._activity, self._step, self._steps = activity, step, steps
             self._draw()
 
     def start_evaluation(self, round: int) -> None:
@@ -232,7 +249,7 @@ class _Bars:
         table = Table.grid(padding=(0, 2))
         table.add_column(min_width=TITLE_WIDTH)
         rounds = ProgressBar(total=self._rounds, completed=self._finished, width=BAR_WIDTH)
-        table.add_row(line(f"round {self._round}/{self._rounds}"), rounds, line(self._timing()))
+        table.add_row(line(f"{self._unit} {self._round}/{self._rounds}"), rounds, line(self._timing()))
         if self._activity:
             steps = ProgressBar(total=max(self._steps, 1), completed=self._step, width=BAR_WIDTH)
             count = f"step {self._step}/{self._steps}" if self._steps else ""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flgen.data.image_data import DownloadableData, ImageLayout, check_image_size
+from flgen.data.downloadable import DownloadableData
+from flgen.data.image_data import ImageData, ImageLayout, check_image_size
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import FlgenError
 
@@ -20,7 +21,7 @@ CROP = 160
 TRAIN, TEST = "0", "2"
 
 
-class CelebA(DownloadableData):
+class CelebA(DownloadableData, ImageData):
     """CelebA: aligned faces of 178x218 pixels, RGB, with forty binary attributes; the label is `Male`.
 
     `img_align_celeba/`, `list_attr_celeba.txt` and `list_eval_partition.txt` lie in `root/celeba` (torchvision's

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pickle
 
-from flgen.data.image_data import DownloadableData, ImageLayout, check_image_size
+from flgen.data.downloadable import DownloadableData
+from flgen.data.image_data import ImageData, ImageLayout, check_image_size
 from flgen.deferred import TYPE_CHECKING
 from flgen.errors import FlgenError
 
@@ -26,7 +27,7 @@ willow_tree wolf woman worm
 HUNDRED_CLASSES = tuple(FINE_NAMES.split())
 
 
-class CIFAR10(DownloadableData):
+class CIFAR10(DownloadableData, ImageData):
     """CIFAR-10: 50,000 training and 10,000 test images of ten kinds of things, 32x32, RGB.
 
     The folder `cifar-10-batches-py` lies in `root`; torchvision checks its files' hashes and reads them. For images

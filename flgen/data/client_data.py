@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from flgen.data.image_set import ImageSet
+from flgen.data.labelled_set import LabelledSet
 from flgen.data.shards import Shard, StoredSample, read_shards
 from flgen.errors import UsageError
 
 Batch = tuple[Tensor, Tensor]
-"""uint8 images (B, C, H, W) and int64 labels (B,), both on the client's device."""
+"""Samples as they are stored, (B, ...), such as uint8 images (B, C, H, W), and int64 labels (B,), on one device."""
 
 
 class ClientData(Protocol):
@@ -61,30 +61,34 @@ class ClientData(Protocol):
 
 
 class TensorClientData:
-    """A client's rows of an image set, as one uint8 tensor on the device where they are used.
+    """A client's rows of a labelled set, as one tensor on the device where they are used.
 
-    On the image set's own device nothing is copied: the rows are picked batch by batch. On another device the
-    client's rows are moved there at the first batch.
+    On the set's own device nothing is copied: the rows are picked batch by batch. On another device the
+    client's rows are moved there at the first batch. Where what a module takes is dear to compute, it is computed then
+    for all of the client's samples and kept in their place.
 
     Args:
-        image_set: The images of all clients.
+        labelled_set: The samples of all clients.
         indices: The client's rows, int64 array or tensor (n_k,).
         device: Where batches are wanted.
-        classes: Number of classes; by default one more than the greatest label of the image set.
+        classes: Number of classes; by default one more than the greatest label of the set.
+        keeps: Maps stored samples (n, ...) to what is kept and handed out; by default the samples themselves.
     """
 
     def __init__(
         self,
-        image_set: ImageSet,
+        labelled_set: LabelledSet,
         indices: np.ndarray | Tensor,
         device: torch.device | str = "cpu",
         classes: int | None = None,
+        keeps: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self._image_set = image_set
-        self._rows = torch.as_tensor(indices, dtype=torch.int64, device=image_set.images.device)
+        self._set = labelled_set
+        self._rows = torch.as_tensor(indices, dtype=torch.int64, device=labelled_set.inputs.device)
         self._device = torch.device(device)
         self._classes = classes
-        self._local: ImageSet | None = None
+        self._keeps = keeps
+        self._local: LabelledSet | None = None
 
     @property
     def samples(self) -> int:
@@ -92,8 +96,8 @@ class TensorClientData:
 
     @property
     def label_counts(self) -> Tensor:
-        labels = self._image_set.labels.index_select(0, self._rows)
-        classes = int(self._image_set.labels.max()) + 1 if self._classes is None else self._classes
+        labels = self._set.labels.index_select(0, self._rows)
+        classes = int(self._set.labels.max()) + 1 if self._classes is None else self._classes
         return torch.bincount(labels, minlength=classes).cpu()
 
     def batches(
@@ -127,18 +131,20 @@ class TensorClientData:
         order = self._rows.index_select(0, torch.randperm(self.samples, generator=generator).to(self._rows.device))
         rest, held = order[held_back:].sort().values, order[:held_back].sort().values
         return (
-            TensorClientData(self._image_set, rest, self._device, self._classes),
-            TensorClientData(self._image_set, held, self._device, self._classes),
+            TensorClientData(self._set, rest, self._device, self._classes, self._keeps),
+            TensorClientData(self._set, held, self._device, self._classes, self._keeps),
         )
 
     def _pick(self, positions: Tensor) -> Batch:
-        if self._image_set.images.device == self._device:
-            data, rows = self._image_set, self._rows.index_select(0, positions.to(self._rows.device))
+        if self._keeps is None and self._set.inputs.device == self._device:
+            data, rows = self._set, self._rows.index_select(0, positions.to(self._rows.device))
         else:
             if self._local is None:
-                self._local = self._image_set.subset(self._rows).to(self._device)
+                self._local = self._set.subset(self._rows).to(self._device)
+                if self._keeps is not None:
+                    self._local = LabelledSet(self._keeps(self._local.inputs), self._local.labels)
             data, rows = self._local, positions.to(self._device)
-        return data.images.index_select(0, rows), data.labels.index_select(0, rows)
+        return data.inputs.index_select(0, rows), data.labels.index_select(0, rows)
 
 
 class StreamedClientData:

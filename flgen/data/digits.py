@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from flgen.data.holdout import check_fraction, stratified_holdout
 from flgen.data.image_data import ImageData, ImageLayout, check_image_size
 from flgen.deferred import TYPE_CHECKING
@@ -18,9 +20,16 @@ class Digits(ImageData):
     Args:
         image_size: Side of the images, pixels; null is their own, 8, others are interpolated.
         test_fraction: Share of the images to hold out.
+        part: Which training images there are: "all", or one half of every digit, the "public" one, on which a
+            generator may be trained, or the "private" one, which is left to the clients; the test images are the same.
     """
 
-    def __init__(self, image_size: int | None = None, test_fraction: float = 0.2) -> None:
+    def __init__(
+        self,
+        image_size: int | None = None,
+        test_fraction: float = 0.2,
+        part: Literal["all", "public", "private"] = "all",
+    ) -> None:
         super().__init__()
         # Null by default: the parser hands the values of this default data set on to another that is named instead.
         image_size = 8 if image_size is None else image_size
@@ -28,10 +37,12 @@ class Digits(ImageData):
         check_fraction(test_fraction)
         self._image_size = image_size
         self.test_fraction = test_fraction
+        self.part = part
 
     def layout(self) -> ImageLayout:
         """Return name, classes, channels and size of the images."""
-        return ImageLayout("digits", tuple("0123456789"), channels=1, image_size=self._image_size)
+        name = "digits" if self.part == "all" else f"digits-{self.part}"
+        return ImageLayout(name, tuple("0123456789"), channels=1, image_size=self._image_size)
 
     def load(self) -> tuple[ImageSet, ImageSet]:
         """Read the images; return the training and the test images."""
@@ -45,4 +56,7 @@ class Digits(ImageData):
         images = torch.from_numpy(grey_levels).mul(255 / 16).round().to(torch.uint8).reshape(-1, 1, 8, 8)
         digits = ImageSet(resize(images, self.image_size), torch.from_numpy(targets).to(torch.int64))
         kept, held_out = stratified_holdout(targets, self.test_fraction)
+        if self.part != "all":
+            private, public = stratified_holdout(targets[kept], 0.5)
+            kept = kept[public if self.part == "public" else private]
         return digits.subset(torch.from_numpy(kept)), digits.subset(torch.from_numpy(held_out))

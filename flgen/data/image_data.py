@@ -1,35 +1,26 @@
-"""Image data sets as LightningDataModules that also know how to split themselves over clients."""
+"""Image data sets: labelled data whose samples are uint8 images of one size."""
 
 from __future__ import annotations
 
 import math
-import tarfile
-import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import cast
 
-from flgen.data.partition import Partitioner, label_table
-from flgen.deferred import TYPE_CHECKING, LightningDataModule, deferred_module
-from flgen.errors import FlgenError, UsageError
+from flgen.data.labelled_data import LabelledData, Layout
+from flgen.deferred import TYPE_CHECKING, deferred_module
+from flgen.errors import UsageError
 
 if TYPE_CHECKING:
-    import filelock
-    import numpy as np
     import torch
     from torch.utils.data import DataLoader
 
-    from flgen.data.client_data import ClientData
     from flgen.data.image_set import ImageSet
 else:
-    filelock = deferred_module("filelock")
-    np = deferred_module("numpy")
-
-DOWNLOAD_TIMEOUT_S = 3600.0
+    torch = deferred_module("torch")
 
 
 @dataclass(frozen=True)
-class ImageLayout:
+class ImageLayout(Layout):
     """What is known of a data set before it is read.
 
     Args:
@@ -44,8 +35,6 @@ class ImageLayout:
         UsageError: If `mean` and `std` are not one number per channel each, `std` positive.
     """
 
-    name: str
-    class_names: tuple[str, ...]
     channels: int
     image_size: int
     mean: tuple[float, ...] | None = None
@@ -67,8 +56,13 @@ class ImageLayout:
         """(channels, height, width) of every image."""
         return self.channels, self.image_size, self.image_size
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """uint8."""
+        return torch.uint8
 
-class ImageData(LightningDataModule):
+
+class ImageData(LabelledData):
     """A set of training images and a set of test images, all of one size, in memory as uint8 tensors.
 
     A data set of your own derives from it and defines two methods, `layout()` and `load()`. `batch_size` and
@@ -76,35 +70,15 @@ class ImageData(LightningDataModule):
     `client_data`.
     """
 
-    batch_size: int = 64
-    shuffle_seed: int = 0
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._loaded: tuple[ImageSet, ImageSet] | None = None
+    noun = "images"
 
     def layout(self) -> ImageLayout:
         """Return name, classes, channels and size of the images; nothing is decoded for it."""
-        raise TypeError(f"{type(self).__name__} is not a complete data set: it needs a method layout")
+        raise self._incomplete("layout")
 
     def load(self) -> tuple[ImageSet, ImageSet]:
         """Read the data from where they are; return the training and the test images."""
-        raise TypeError(f"{type(self).__name__} is not a complete data set: it needs a method load")
-
-    @property
-    def name(self) -> str:  # type: ignore[override]  # Lightning declares a plain attribute
-        """Name of the data set."""
-        return self.layout().name
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """One name per class, in the order of the labels."""
-        return self.layout().class_names
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return len(self.layout().class_names)
+        raise self._incomplete("load")
 
     @property
     def channels(self) -> int:
@@ -116,91 +90,23 @@ class ImageData(LightningDataModule):
         """Side of the images, pixels."""
         return self.layout().image_size
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read the data into memory, once; `stage` makes no difference.
-
-        Raises:
-            UsageError: If what `load()` returns is not what `layout()` says.
-            FlgenError: If files are missing or damaged, or a split is empty.
-        """
-        if self._loaded is not None:
-            return
-        train, test = self.load()
-        for images in (train, test):
-            if len(images) == 0:
-                raise FlgenError(f"{self.name} has a split without images; give other data with `--data.root`")
-            if images.images.shape[1:] != self.layout().shape or not 0 <= images.labels.max() < self.classes:
-                raise UsageError(
-                    f"{self.name} has images {tuple(images.images.shape)} with labels up to {images.labels.max()}, "
-                    f"but its layout says {self.layout().shape} and {self.classes} classes"
-                )
-        self._loaded = train, test
-
     @property
     def train(self) -> ImageSet:
         """The training images, in the order that partitions refer to."""
-        return self._after_setup()[0]
+        return cast("ImageSet", super().train)
 
     @property
     def test(self) -> ImageSet:
         """The held-out images."""
-        return self._after_setup()[1]
+        return cast("ImageSet", super().test)
 
-    def _after_setup(self) -> tuple[ImageSet, ImageSet]:
-        if self._loaded is None:
-            raise FlgenError(f"{type(self).__name__} holds no data yet; call its setup() first")
-        return self._loaded
-
-    def split_clients(self, partitioner: Partitioner, generator: np.random.Generator) -> list[np.ndarray]:
-        """Deal the training images out to clients.
-
-        Args:
-            partitioner: The rule.
-            generator: Source of the rule's random choices.
-
-        Returns:
-            Rows of `train`, one int64 array per client.
-
-        Raises:
-            UsageError: If the rule cannot be met with these data.
-        """
-        attributes = {name: values.numpy(force=True) for name, values in self.train.attributes.items()}
-        return partitioner.split(self.train.labels.numpy(force=True), attributes, generator)
-
-    def label_table(self, partition: Sequence[np.ndarray]) -> np.ndarray:
-        """Count each client's images of each class: int64 array (clients, classes)."""
-        return label_table(partition, self.train.labels.numpy(force=True), self.classes)
-
-    def client_data(self, client: int, rows: np.ndarray, device: torch.device | str = "cpu") -> ClientData:
-        """Return one client's data.
-
-        Args:
-            client: The client's number.
-            rows: The client's entry of `split_clients`.
-            device: Where batches are wanted.
-        """
-        from flgen.data.client_data import TensorClientData
-
-        return TensorClientData(self.train, rows, device, self.classes)
-
-    def client_test_data(self, rows: np.ndarray, device: torch.device | str = "cpu") -> ClientData:
-        """Return one client's share of the held-out images.
-
-        Args:
-            rows: Rows of `test`, int64 array, such as the client's entry of `local_test_rows`.
-            device: Where batches are wanted.
-        """
-        from flgen.data.client_data import TensorClientData
-
-        return TensorClientData(self.test, rows, device, self.classes)
-
-    def standardize(self, images: torch.Tensor) -> torch.Tensor:
+    def standardize(self, stored: torch.Tensor) -> torch.Tensor:
         """Return images as a classifier takes them: (x / 255 - mean) / std by the layout's numbers for each channel.
 
         Where the layout has none, they are mapped to [-1, 1].
 
         Args:
-            images: uint8 tensor (B, C, H, W), on any device.
+            stored: uint8 tensor (B, C, H, W), on any device.
 
         Returns:
             float32 tensor (B, C, H, W) on the same device.
@@ -208,81 +114,40 @@ class ImageData(LightningDataModule):
         from flgen.data.image_set import standardize
 
         layout = self.layout()
-        return standardize(images, layout.mean, layout.std)
+        return standardize(stored, layout.mean, layout.std)
+
+    def decode_sample(self, content: bytes, extension: str) -> torch.Tensor:
+        """Return one PNG or JPEG file in the size and the channels of this data set.
+
+        The largest central square is resized.
+
+        Args:
+            content: The file's bytes.
+            extension: `.png`, `.jpg` or `.jpeg`; the dot may be missing.
+
+        Returns:
+            uint8 tensor (C, H, W).
+
+        Raises:
+            FlgenError: If the file is of another kind, or damaged.
+        """
+        from flgen.data.pixels import decode_image
+
+        return decode_image(content, extension, self.image_size, self.channels)
 
     def train_dataloader(self) -> DataLoader:
         """Return shuffled batches (float32 images in [-1, 1], labels) for an ordinary Lightning Trainer."""
-        from flgen.data.unit_range_loader import unit_range_loader
+        from flgen.data.batch_loader import batch_loader
+        from flgen.data.image_set import to_unit_range
 
-        return unit_range_loader(self.train, self.batch_size, shuffle_seed=self.shuffle_seed)
+        return batch_loader(self.train, to_unit_range, self.batch_size, shuffle_seed=self.shuffle_seed)
 
     def test_dataloader(self) -> DataLoader:
         """Return batches (float32 images in [-1, 1], labels) of the held-out images, in order."""
-        from flgen.data.unit_range_loader import unit_range_loader
+        from flgen.data.batch_loader import batch_loader
+        from flgen.data.image_set import to_unit_range
 
-        return unit_range_loader(self.test, self.batch_size)
-
-
-class DownloadableData(ImageData):
-    """A data set whose files lie under a folder, and can be fetched into it if torchvision knows where from.
-
-    Args:
-        root: Folder of the files.
-        download: Fetch the files into `root` if they are missing.
-    """
-
-    def __init__(self, root: str = "data", download: bool = False) -> None:
-        super().__init__()
-        self.root = Path(root).expanduser()
-        self.download = download
-
-    def missing(self) -> str | None:
-        """Return what was looked for and not found, and where; None if the data are complete."""
-        raise TypeError(f"{type(self).__name__} is not a complete data set: it needs a method missing")
-
-    def fetch(self) -> None:
-        """Download the files into `root`."""
-        raise TypeError(f"{type(self).__name__} is not a complete data set: it needs a method fetch")
-
-    def prepare_data(self) -> None:
-        """Download the files if that was asked for and they are missing; one process at a time does it.
-
-        Raises:
-            FlgenError: If the download fails, or another process holds it up for more than an hour.
-        """
-        if not self.download or self.missing() is None:
-            return
-        lock = self.root / ".flgen-download.lock"
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(lock, timeout=DOWNLOAD_TIMEOUT_S):
-                if self.missing() is not None:
-                    self.fetch()
-        except filelock.Timeout:
-            raise FlgenError(
-                f"another process has held {lock} for {DOWNLOAD_TIMEOUT_S:.0f} s; "
-                "if none is downloading, remove that file"
-            ) from None
-        except (OSError, RuntimeError, ImportError, EOFError, zipfile.BadZipFile, tarfile.TarError) as error:
-            from flgen.data.pixels import one_line
-
-            raise FlgenError(
-                f"{self.name} could not be downloaded to {self.root} ({one_line(error)}); "
-                "check the network, or put the files there and set `--data.download false`"
-            ) from error
-
-    def setup(self, stage: str | None = None) -> None:
-        """Read the data into memory, once; `stage` makes no difference.
-
-        Raises:
-            FlgenError: If files are missing or damaged.
-        """
-        if self._loaded is None and (missing := self.missing()) is not None:
-            raise FlgenError(
-                f"{self.name}: {missing}; give the right folder with `--data.root`, "
-                "or let the files be fetched with `--data.download true`"
-            )
-        super().setup(stage)
+        return batch_loader(self.test, to_unit_range, self.batch_size)
 
 
 def check_image_size(image_size: int, channels: int = 3) -> None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from flgen.data.labelled_set import LabelledSet, describe
 from flgen.errors import UsageError
 
 
-@dataclass(frozen=True, eq=False)
-class ImageSet:
+class ImageSet(LabelledSet):
     """Images with one label and any number of attributes each.
 
     Args:
-        images: uint8 tensor (N, C, H, W), values 0..255.
+        images: uint8 tensor (N, C, H, W), values 0..255; also called `inputs`.
         labels: int64 tensor (N,), class ids from 0.
         attributes: Further values per image by name, each an int64 tensor (N,).
 
@@ -24,41 +23,17 @@ class ImageSet:
         UsageError: If a tensor has another type or shape.
     """
 
-    images: Tensor
-    labels: Tensor
-    attributes: dict[str, Tensor] = field(default_factory=dict)
+    noun = "images"
 
-    def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
-            raise UsageError(f"an image set needs uint8 images (N, C, H, W), not {describe(self.images)}")
-        for name, values in {"labels": self.labels, **self.attributes}.items():
-            if values.dtype != torch.int64 or values.shape != (len(self.images),):
-                raise UsageError(f"{len(self.images)} images need {name} as int64 (N,), not {describe(values)}")
+    def __init__(self, images: Tensor, labels: Tensor, attributes: dict[str, Tensor] | None = None) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise UsageError(f"an image set needs uint8 images (N, C, H, W), not {describe(images)}")
+        super().__init__(images, labels, attributes or {})
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def subset(self, indices: Tensor) -> ImageSet:
-        """Return a copy of the images at `indices` (int64 tensor), in that order."""
-        rows = torch.as_tensor(indices, dtype=torch.int64, device=self.images.device)
-        return ImageSet(
-            self.images.index_select(0, rows),
-            self.labels.index_select(0, rows),
-            {name: values.index_select(0, rows) for name, values in self.attributes.items()},
-        )
-
-    def to(self, device: torch.device | str) -> ImageSet:
-        """Return the set on `device`; tensors that are there already are shared, not copied."""
-        return ImageSet(
-            self.images.to(device),
-            self.labels.to(device),
-            {name: values.to(device) for name, values in self.attributes.items()},
-        )
-
-
-def describe(tensor: Tensor) -> str:
-    """Return a tensor's type and shape for a message, such as `float32 (3, 4)`."""
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+    @property
+    def images(self) -> Tensor:
+        """The images, uint8 tensor (N, C, H, W)."""
+        return self.inputs
 
 
 def to_unit_range(images: Tensor) -> Tensor:

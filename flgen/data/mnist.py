@@ -8,8 +8,9 @@ import warnings
 import zlib
 from pathlib import Path
 
+from flgen.data.downloadable import DownloadableData
 from flgen.data.holdout import shuffled_holdout
-from flgen.data.image_data import DownloadableData, ImageLayout, check_image_size
+from flgen.data.image_data import ImageData, ImageLayout, check_image_size
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import FlgenError
 
@@ -23,7 +24,7 @@ else:
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 
-class MNIST(DownloadableData):
+class MNIST(DownloadableData, ImageData):
     """MNIST: 60,000 training and 10,000 test images of handwritten digits, 28x28, grey.
 
     The four IDX files, with or without `.gz`, lie in `root/MNIST/raw` (torchvision's place) or in `root` itself. Where

@@ -68,8 +68,12 @@ class IID(Partitioner):
     """Every client draws floor(N / clients) samples at random; up to clients - 1 samples stay unused.
 
     Args:
-        clients: Number of clients.
+        clients: Number of clients; null is 10.
     """
+
+    def __init__(self, clients: int | None = None) -> None:
+        # Null by default: the parser hands the values of this default rule on to another that is named instead.
+        super().__init__(10 if clients is None else clients)
 
     def _deal(
         self, labels: np.ndarray, attributes: Mapping[str, np.ndarray], generator: np.random.Generator
@@ -183,27 +187,36 @@ class Dirichlet(Partitioner):
 
 
 class ByAttribute(Partitioner):
-    """The first half of the clients holds one value of a binary attribute, the second half the other.
+    """Every value of an attribute is one client, such as every speaker; or a binary attribute divides the clients.
 
+    With a number of clients the first half of them holds one value of a binary attribute, the second half the other.
     The larger group is cut down to the size n of the smaller one, and each client takes floor(2 n / clients)
-    samples of its group in file order: with CelebA's `Male`, clients 0 to 4 see men only and 5 to 9 women only
-    (PRISM, section 4).
+    samples of its group in file order: with CelebA's `Male` and ten clients, clients 0 to 4 see men only and 5 to 9
+    women only (PRISM, section 4).
 
     Args:
-        clients: Number of clients, even.
+        clients: Number of clients, even; null (or 0) makes one client of each value, in the order of the values, with
+            all of its samples.
         attribute: Name of the attribute; the clients of the first half hold its greater value.
+        min_samples: Values with fewer samples have no client; with a number of clients it does not matter.
 
     Raises:
-        UsageError: If `clients` is odd.
+        UsageError: If `clients` is odd, or `min_samples` is below 1.
     """
 
-    def __init__(self, clients: int = 10, attribute: str = "Male") -> None:
-        super().__init__(clients)
+    def __init__(self, clients: int | None = None, attribute: str = "Male", min_samples: int = 1) -> None:
+        clients = clients or 0
+        super().__init__(clients or 1)
         if clients % 2:
             raise UsageError(
-                f"`--partition.clients` is {clients}; a split by attribute needs an even number, such as {clients + 1}"
+                f"`--partition.clients` is {clients}; a split by attribute needs an even number, such as "
+                f"{clients + 1}, or null for one client of each value"
             )
+        if min_samples < 1:
+            raise UsageError(f"`--partition.min_samples` is {min_samples}; it must be at least 1")
+        self.clients = clients
         self.attribute = attribute
+        self.min_samples = min_samples
 
     def _deal(
         self, labels: np.ndarray, attributes: Mapping[str, np.ndarray], generator: np.random.Generator
@@ -214,12 +227,24 @@ class ByAttribute(Partitioner):
             raise UsageError(f"`--partition.attribute {self.attribute}` is unknown; these data have {known}")
         values = np.asarray(attributes[self.attribute])
         found = np.unique(values)
-        if len(found) != 2:
+        groups = [np.flatnonzero(values == value) for value in found]
+        return self._two_halves(groups) if self.clients else self._one_client_each(groups)
+
+    def _one_client_each(self, groups: list[np.ndarray]) -> list[np.ndarray]:
+        kept = [group for group in groups if len(group) >= self.min_samples]
+        if not kept:
             raise UsageError(
-                f"`--partition.attribute {self.attribute}` takes {len(found)} values in these data; "
-                "choose one that takes two"
+                f"`--partition.min_samples` is {self.min_samples} but the most samples of one {self.attribute} are "
+                f"{max(map(len, groups))}; ask for fewer"
             )
-        groups = [np.flatnonzero(values == value) for value in found[::-1]]
+        return kept
+
+    def _two_halves(self, groups: list[np.ndarray]) -> list[np.ndarray]:
+        if len(groups) != 2:
+            raise UsageError(
+                f"`--partition.attribute {self.attribute}` takes {len(groups)} values in these data; leave out "
+                "`--partition.clients` for one client of each, or choose an attribute that takes two"
+            )
         smaller = min(len(group) for group in groups)
         half = self.clients // 2
         share = smaller // half
@@ -228,7 +253,7 @@ class ByAttribute(Partitioner):
                 f"`--partition.clients` is {self.clients} but the smaller group of {self.attribute} has {smaller} "
                 f"samples; ask for at most {2 * smaller} clients"
             )
-        return [group[i * share : (i + 1) * share] for group in groups for i in range(half)]
+        return [group[i * share : (i + 1) * share] for group in groups[::-1] for i in range(half)]
 
 
 class Pathological(Partitioner):

@@ -6,9 +6,8 @@ of torchvision's `Resize` on its images, which the published PRISM settings go t
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +16,15 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from flgen.data.threads import for_each_row
 from flgen.errors import FlgenError
 
-FILES_PER_TASK = 64
 BYTE_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "La", "RGBa"}
+EXTENSION_FORMATS = {"png": ("PNG",), "jpg": ("JPEG",), "jpeg": ("JPEG",)}
+"""Pillow's names of the formats of single sample files, by extension."""
 
-Framing = Callable[[Image.Image], tuple[int, int, int, int]]
-"""Where to crop an image before it is resized: (left, upper, right, lower) in pixels."""
+Framing = Callable[[Image.Image], tuple[float, float, float, float]]
+"""Where to crop an image before it is resized: (left, upper, right, lower) in pixels, parts of pixels allowed."""
 
 
 def resize(images: Tensor, image_size: int) -> Tensor:
@@ -65,27 +66,54 @@ def decode_files(
     """
     pixels = np.empty((len(paths), image_size, image_size, channels), dtype=np.uint8)
 
-    def decode_some(start: int) -> None:
-        for row in range(start, min(start + FILES_PER_TASK, len(paths))):
-            pixels[row] = _decode_file(paths[row], image_size, channels, framing, fast_jpeg)
+    def decode(row: int) -> None:
+        pixels[row] = _decode(paths[row], str(paths[row]), image_size, channels, framing, fast_jpeg)
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as threads:
-        tasks = [threads.submit(decode_some, start) for start in range(0, len(paths), FILES_PER_TASK)]
-        try:
-            for task in tasks:
-                task.result()
-        except BaseException:  # an interrupt, too, must not wait for all the other files
-            threads.shutdown(cancel_futures=True)
-            raise
+    for_each_row(len(paths), decode)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 
-def _decode_file(path: Path, image_size: int, channels: int, framing: Framing, fast_jpeg: bool) -> np.ndarray:
+def decode_image(
+    content: bytes, extension: str, image_size: int, channels: int, framing: Framing = central_square
+) -> Tensor:
+    """Decode one image file from memory, crop and resize it.
+
+    Args:
+        content: The file's bytes.
+        extension: One of EXTENSION_FORMATS, with or without its dot.
+        image_size: Side of the result, pixels.
+        channels: 1 (grey) or 3 (RGB).
+        framing: Crop before the resizing.
+
+    Returns:
+        uint8 tensor (channels, image_size, image_size).
+
+    Raises:
+        FlgenError: If the extension is another one, or the file is damaged or not an 8-bit image.
+    """
+    kind = extension.lower().removeprefix(".")
+    if kind not in EXTENSION_FORMATS:
+        raise FlgenError(f"a .{kind} file is no image; give {', '.join('.' + name for name in EXTENSION_FORMATS)}")
+    source, named = io.BytesIO(content), f"this .{kind} file"
+    pixels = _decode(source, named, image_size, channels, framing, formats=EXTENSION_FORMATS[kind])
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous()
+
+
+def _decode(
+    source: Path | io.BytesIO,
+    named: str,
+    image_size: int,
+    channels: int,
+    framing: Framing = central_square,
+    fast_jpeg: bool = False,
+    formats: tuple[str, ...] | None = None,
+) -> np.ndarray:
+    """Return one file's pixels, uint8 (image_size, image_size, channels); `named` is what messages call it."""
     mode = "L" if channels == 1 else "RGB"
     try:
-        with Image.open(path) as image:
+        with Image.open(source, formats=formats) as image:
             if image.mode not in BYTE_MODES:
-                raise FlgenError(f"{path} has pixels of mode {image.mode}; convert it to 8 bits per channel")
+                raise FlgenError(f"{named} has pixels of mode {image.mode}; convert it to 8 bits per channel")
             if fast_jpeg:
                 image.draft(mode, (2 * image_size, 2 * image_size))
             ImageOps.exif_transpose(image, in_place=True)
@@ -93,9 +121,9 @@ def _decode_file(path: Path, image_size: int, channels: int, framing: Framing, f
             resized = image.convert(mode).resize((image_size, image_size), Image.Resampling.BILINEAR, box=box)
             return np.asarray(resized).reshape(image_size, image_size, channels)
     except FileNotFoundError:
-        raise FlgenError(f"{path} does not exist") from None
+        raise FlgenError(f"{named} does not exist") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise FlgenError(f"{path} is damaged or not an image ({one_line(error)}); replace or remove it") from error
+        raise FlgenError(f"{named} is damaged or not an image ({one_line(error)}); replace or remove it") from error
 
 
 def one_line(error: BaseException) -> str:

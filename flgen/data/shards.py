@@ -30,6 +30,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from flgen.data.image_data import ImageData, ImageLayout
 from flgen.data.image_set import ImageSet
+from flgen.data.labelled_data import LabelledData
 from flgen.data.pixels import one_line
 from flgen.errors import FlgenError, UsageError
 
@@ -110,7 +111,7 @@ def damaged(path: Path, reason: BaseException | str) -> FlgenError:
 
 
 def write_client_shards(
-    data: ImageData,
+    data: LabelledData,
     partition: Sequence[np.ndarray],
     output: str | Path,
     samples_per_shard: int = 1000,
@@ -132,9 +133,14 @@ def write_client_shards(
         seed: The seed behind `partition`, for the index.
 
     Raises:
-        UsageError: If `output` is in use or `samples_per_shard` is below 1.
+        UsageError: If the data are no images, `output` is in use or `samples_per_shard` is below 1.
         FlgenError: If the folder cannot be written.
     """
+    if not isinstance(data, ImageData):
+        raise UsageError(
+            f"`--output` stores images, but `--data {type(data).__name__}` holds {data.noun}; leave `--output` out "
+            "and give the data set and the partition to `flgen fit` as they are"
+        )
     if samples_per_shard < 1:
         raise UsageError(f"`--samples_per_shard` is {samples_per_shard}; it must be at least 1")
     output = Path(output).absolute()

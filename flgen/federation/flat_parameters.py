@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -34,3 +34,19 @@ def flatten_model(module: nn.Module) -> Tensor:
     """
     floating = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
     return flatten_in_place([*module.parameters(), *floating])
+
+
+def named_parts(vector: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the parts of a flat vector under the names, and in the shapes, of the tensors that they stand for.
+
+    Parts are views through which gradients flow, as `torch.func.functional_call` takes them.
+
+    Args:
+        vector: (elements,), in the order of `tensors`; what is left over stands for none of them.
+        tensors: Parameters or buffers by name.
+    """
+    parts, position = {}, 0
+    for name, tensor in tensors.items():
+        parts[name] = vector[position : position + tensor.numel()].view(tensor.shape)
+        position += tensor.numel()
+    return parts

@@ -21,7 +21,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from flgen.errors import FlgenError, UsageError
 from flgen.federation.hooks import HookingFabric
 from flgen.federation.interruption import StopRequest
-from flgen.federation.strategy import ClientParallelStrategy
+from flgen.federation.strategy import ClientParallelStrategy, RankStrategy
 
 LOST_CONTACT = 75
 """Exit status of a rank that fails only because another one did."""
@@ -47,8 +47,9 @@ def build_fabric(
     precision: str,
     timeout_s: float,
     callbacks: Sequence[Any],
+    ranks: type[RankStrategy] = ClientParallelStrategy,
 ) -> Fabric:
-    """Return a Fabric whose ranks share a process group but no gradients; one device needs no group at all.
+    """Return a Fabric whose ranks share a process group; one device needs no group at all.
 
     Args:
         accelerator: "auto", "cpu", "cuda" or "mps".
@@ -57,6 +58,7 @@ def build_fabric(
         precision: Fabric's names: "32-true", "bf16-mixed", ...
         timeout_s: Limit of every collective, seconds.
         callbacks: Objects with hooks, called by `fabric.call`.
+        ranks: Whether each rank trains clients of its own, or all train one model (RankStrategy).
 
     Raises:
         UsageError: Fabric refuses the combination.
@@ -69,7 +71,7 @@ def build_fabric(
     on_gpu = accelerator in ("cuda", "gpu") or (accelerator == "auto" and torch.cuda.is_available())
     if accelerator == "auto" and not on_gpu:
         accelerator = "cpu"  # the strategy carries gloo or NCCL; Fabric's automatic choice may be neither
-    strategy = "auto" if single else ClientParallelStrategy(timeout_s, "popen" if on_gpu else "fork")
+    strategy = "auto" if single else ranks(timeout_s, "popen" if on_gpu else "fork")
     try:
         return HookingFabric(
             accelerator=accelerator,
@@ -87,6 +89,12 @@ def build_fabric(
         raise UsageError(f"{what}: {_one_line(error)}") from error
 
 
+def share_of_cores(ranks_here: int) -> int:
+    """Return the threads of each rank on this machine: those the environment allows, else an equal share."""
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    return int(allowed) if allowed.isdigit() and int(allowed) else max(1, (os.cpu_count() or 1) // ranks_here)
+
+
 def launch(fabric: Fabric, function: Callable[[StopRequest], Any]) -> Any:
     """Run `function` on every rank and return what rank 0 returned.
 
@@ -102,7 +110,7 @@ def launch(fabric: Fabric, function: Callable[[StopRequest], Any]) -> Any:
         RanksFailed: A rank ended with an error, which it has printed, or was killed.
     """
     stop = StopRequest()
-    if isinstance(fabric.strategy, ClientParallelStrategy):
+    if isinstance(fabric.strategy, RankStrategy):
         first_failure = multiprocessing.Value("i", 0)
         with warnings.catch_warnings(), stop.listening(forward=True):
             warnings.filterwarnings("ignore", message=".*os.fork\\(\\).*")
@@ -174,7 +182,7 @@ def _explain_exit(error: ProcessExitedException, first_failure: int) -> RanksFai
 
 
 def _forked(fabric: Fabric) -> bool:
-    return isinstance(fabric.strategy, ClientParallelStrategy) and fabric.strategy.forked
+    return isinstance(fabric.strategy, RankStrategy) and fabric.strategy.forked
 
 
 def _is_child(fabric: Fabric) -> bool:

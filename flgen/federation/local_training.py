@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flgen.deferred import TYPE_CHECKING
 from flgen.errors import UsageError
+from flgen.metrics.classification import f1_scores
 
 if TYPE_CHECKING:
     from lightning import LightningModule
@@ -81,6 +82,7 @@ def train_locally(
     seed: int,
     steps: int,
     on_step: Callable[[int, int], None],
+    loss: Callable[[Any, int], Any] | None = None,
     before_step: Callable[[], object] | None = None,
     after_step: Callable[[], object] | None = None,
 ) -> None:
@@ -94,18 +96,20 @@ def train_locally(
         seed: Of the global generators inside this call, for modules that draw from them (dropout).
         steps: Number of batches to come, for `on_step`.
         on_step: Told (steps done, steps in all) after each.
+        loss: Takes (batch, its number from 0) in place of `training_step`.
         before_step: Called when the gradients are there, before the optimiser uses them.
         after_step: Called when the optimiser has changed the parameters.
     """
+    training_step = loss or module.training_step
     module.train()
     with _global_seed(seed, fabric.device):
         for index, batch in enumerate(batches):
             with fabric.autocast():
-                outcome = module.training_step(batch, index)
-            loss: Any = outcome["loss"] if isinstance(outcome, Mapping) else outcome
-            if loss is not None:  # a module may pass over a batch
+                outcome: Any = training_step(batch, index)
+            value: Any = outcome["loss"] if isinstance(outcome, Mapping) else outcome
+            if value is not None:  # a module may pass over a batch
                 optimizer.zero_grad()
-                fabric.backward(loss)
+                fabric.backward(value)
                 if before_step is not None:
                     before_step()
                 optimizer.step()
@@ -119,27 +123,37 @@ def test_module(
 ) -> dict[str, float]:
     """Return what `test_step` (or `validation_step`) logs, each batch weighted by its samples.
 
+    A step that returns {"predictions": int64 (B,), "labels": int64 (B,)} also gives the F1 scores of the whole pass, as
+    `test/f1_macro` and `test/f1_weighted` (`val/...`).
+
     Args:
         module: On its device, with `logged` as its Fabric.
         batches: (inputs, labels), on the device.
         fabric: For precision.
         logged: Receives the readings.
     """
-    step = next(
-        (getattr(module, name) for name in ("test_step", "validation_step") if is_overridden(name, module)), None
-    )
-    if step is None:
+    stages = {"test": "test_step", "val": "validation_step"}
+    stage = next((stage for stage, step in stages.items() if is_overridden(step, module)), None)
+    if stage is None:
         return {}
+    step = getattr(module, stages[stage])
     module.eval()
     sums: dict[str, float] = defaultdict(float)
     samples = 0
+    answers: list[Mapping[str, Tensor]] = []
     with torch.no_grad(), fabric.autocast():
         for index, batch in enumerate(batches):
-            step(batch, index)
+            outcome = step(batch, index)
+            if isinstance(outcome, Mapping) and {"predictions", "labels"} <= outcome.keys():
+                answers.append(outcome)
             for name, value in logged.means().items():
                 sums[name] += value * len(batch[1])
             samples += len(batch[1])
-    return {name: total / samples for name, total in sums.items()}
+    metrics = {name: total / samples for name, total in sums.items()}
+    if answers:
+        predictions, labels = (torch.cat([answer[name] for answer in answers]) for name in ("predictions", "labels"))
+        metrics |= {f"{stage}/{name}": score for name, score in f1_scores(predictions, labels).items()}
+    return metrics
 
 
 @contextmanager

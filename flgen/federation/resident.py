@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flgen.data.augmentation import crop_and_flip
+from flgen.data import ImageData, LabelledData
+from flgen.data.augmentation import AUGMENTATIONS
 from flgen.deferred import TYPE_CHECKING
 from flgen.errors import UsageError
 from flgen.federation.flat_parameters import flatten_in_place
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from lightning import LightningModule
     from lightning.fabric import Fabric
 
-    from flgen.data import ImageData
     from flgen.data.client_data import ClientData
     from flgen.federation.clients import Client
 
@@ -48,11 +48,16 @@ class ResidentModel:
     def __init__(
         self,
         module: LightningModule,
-        data: ImageData,
+        data: LabelledData,
         fabric: Fabric,
         training: LocalTraining,
         last: Collection[str] = (),
     ) -> None:
+        if training.augmentation != "none" and not isinstance(data, ImageData):
+            raise UsageError(
+                f"--method.training.augmentation {training.augmentation} moves images, but --data "
+                f"{type(data).__name__} holds {data.noun}: use --method.training.augmentation none"
+            )
         self.module = module
         self.data = data
         self.fabric = fabric
@@ -63,7 +68,8 @@ class ResidentModel:
         floating = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
         integers = [buffer for buffer in module.buffers() if not buffer.is_floating_point()]
         d = sum(parameter.numel() for parameter in named.values())
-        self.vector = flatten_in_place([*first, *self._last, *floating])
+        self._parameters = [*first, *self._last]
+        self.vector = flatten_in_place([*self._parameters, *floating])
         self.weights, self.buffers = self.vector[:d], self.vector[d:]
         self.counters = flatten_in_place(integers) if integers else torch.empty(0, dtype=torch.int64)
         self.logged = LoggedValues(fabric)
@@ -104,6 +110,7 @@ class ResidentModel:
         data: ClientData | None = None,
         purpose: str = "batches",
         decay_round: int | None = None,
+        loss: Callable[[Any, int], Any] | None = None,
         on_gradient: Callable[[], object] | None = None,
         after_step: Callable[[], object] | None = None,
         active: Mapping[str, int] | None = None,
@@ -120,6 +127,7 @@ class ResidentModel:
             data: Part of the client's data; null takes all.
             purpose: Name of the random stream of the batches.
             decay_round: Round whose learning rate is used; null takes t.
+            loss: Takes (batch, its number from 0) in place of the module's `training_step`.
             on_gradient: Called after each backward pass, before clipping.
             after_step: Called after each optimiser step.
             active: Number of weights that are not zero, by parameter name, for those that are not dense.
@@ -146,6 +154,7 @@ class ResidentModel:
             seed=client.streams.seed_for(f"module/{purpose}", round=t, client=client.key),
             steps=steps,
             on_step=lambda done, of: on_step(steps_before + done, steps_before + of + steps_after),
+            loss=loss,
             before_step=before_step if on_gradient or training.clip_norm is not None else None,
             after_step=after_step,
         )
@@ -176,14 +185,30 @@ class ResidentModel:
         shifts = client.random(f"{purpose} augmentation", t)
         size = min(self.training.batch_size, data.samples) if steps else self.training.batch_size
         for x, y in data.batches(size, client.random(purpose, t), steps=steps, epochs=epochs):
-            if augmented and self.training.augmentation == "crop_flip":
-                x = crop_and_flip(x, shifts)
+            if augmented and self.training.augmentation != "none":
+                x = AUGMENTATIONS[self.training.augmentation](x, shifts)
             yield self.data.standardize(x), y
 
     def split_last(self, flat: Tensor) -> list[Tensor]:
         """Return views of a flat tensor (P,), one in the shape of each of the `last` parameters."""
         parts = flat.split([parameter.numel() for parameter in self._last])
         return [part.view(parameter.shape) for part, parameter in zip(parts, self._last, strict=True)]
+
+    def gradients(self) -> Tensor:
+        """Return the gradients as they stand (d,), in the order of `weights`; zeros where there is none."""
+        gradients = (torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters)
+        return torch.cat([gradient.reshape(-1) for gradient in gradients])
+
+    def add_to_gradients(self, term: Tensor) -> None:
+        """Add a vector (d,), in the order of `weights`, to the gradients of all parameters that are trained."""
+        parts = term.split([parameter.numel() for parameter in self._parameters])
+        for parameter, part in zip(self._parameters, parts, strict=True):
+            if not parameter.requires_grad:
+                continue
+            if parameter.grad is None:  # this batch did not need the parameter
+                parameter.grad = part.view_as(parameter).clone()
+            else:
+                parameter.grad.add_(part.view_as(parameter))
 
     def mask_gradients(self, masks: list[Tensor]) -> None:
         """Multiply the gradients of the `last` parameters by masks of their shapes."""
@@ -237,7 +262,8 @@ class ResidentModel:
 
     def _count_flops(self) -> None:
         """Measure what one sample costs: per layer, and by torch's own counter, forward and backward."""
-        sample = torch.zeros(1, *self.data.layout().shape, device=self.fabric.device)
+        layout = self.data.layout()
+        sample = self.data.standardize(torch.zeros(1, *layout.shape, dtype=layout.dtype, device=self.fabric.device))
         label = torch.zeros(1, dtype=torch.int64, device=self.fabric.device)
 
         def step() -> Tensor:

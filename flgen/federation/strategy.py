@@ -1,7 +1,7 @@
-"""The Fabric strategy of a federation: ranks in one process group, each training its own clients.
+"""The Fabric strategies: ranks in one process group that train one model together, or each its own clients.
 
-Processes, devices and launchers are Fabric's. Two things differ from its DDP: modules stay unwrapped, so no
-gradient crosses a rank, and loaders stay whole, since each rank has clients of its own.
+Processes, devices and launchers are Fabric's. For a federation two things differ from its DDP: modules stay
+unwrapped, so no gradient crosses a rank, and loaders stay whole, since each rank has clients of its own.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from lightning.fabric.strategies import DDPStrategy
 from torch.nn import Module
 
 
-class ClientParallelStrategy(DDPStrategy):
-    """One process per device, no gradient synchronisation.
+class RankStrategy(DDPStrategy):
+    """One process per device in one process group of ours; gradients are averaged over the ranks, as DDP does.
 
     Args:
         timeout_s: Limit of every collective, seconds.
@@ -23,7 +23,6 @@ class ClientParallelStrategy(DDPStrategy):
 
     def __init__(self, timeout_s: float, start_method: Any) -> None:
         super().__init__(timeout=timedelta(seconds=timeout_s), start_method=start_method)
-        self._backward_sync_control = None
 
     @property
     def forked(self) -> bool:
@@ -35,6 +34,19 @@ class ClientParallelStrategy(DDPStrategy):
         if self.cluster_environment.creates_processes_externally:
             self._start_method = "popen"  # torchrun or SLURM has started the ranks: there is nothing left to fork
         super()._configure_launcher()
+
+
+class ClientParallelStrategy(RankStrategy):
+    """One process per device, no gradient synchronisation: every rank trains clients of its own.
+
+    Args:
+        timeout_s: Limit of every collective, seconds.
+        start_method: "fork" on CPU, "popen" on GPU.
+    """
+
+    def __init__(self, timeout_s: float, start_method: Any) -> None:
+        super().__init__(timeout_s, start_method)
+        self._backward_sync_control = None
 
     def setup_module(self, module: Module) -> Module:  # type: ignore[override]
         """Return the module as it is."""

@@ -7,6 +7,8 @@ from typing import Literal
 
 from flgen.errors import UsageError
 
+Augmentation = Literal["none", "crop_flip", "resized_crop_flip"]
+
 
 @dataclass(frozen=True)
 class LocalTraining:
@@ -18,7 +20,8 @@ class LocalTraining:
         learning_rate_decay: Factor per round of the module's learning rate: in round t it is multiplied by
             learning_rate_decay^(t - 1).
         clip_norm: Largest global L2 norm of a step's gradient, before weight decay is added; null does not clip.
-        augmentation: "crop_flip" shifts every image by up to 4 pixels and mirrors half of them; "none" does not.
+        augmentation: "crop_flip" shifts every image by up to 4 pixels and mirrors half of them, "resized_crop_flip"
+            takes a random part of every image for the whole and mirrors half of them, "none" leaves them as they are.
 
     Raises:
         UsageError: A number is out of its range.
@@ -28,7 +31,7 @@ class LocalTraining:
     batch_size: int = 10
     learning_rate_decay: float = 1.0
     clip_norm: float | None = None
-    augmentation: Literal["none", "crop_flip"] = "none"
+    augmentation: Augmentation = "none"
 
     def __post_init__(self) -> None:
         for option in ("epochs", "batch_size"):

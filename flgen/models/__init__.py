@@ -1,9 +1,29 @@
 """Networks and losses that the configuration can name; nothing here imports torch before it is used."""
 
+from flgen.models.audio_conv_rnn import AudioConvRNN
 from flgen.models.classifiers import SmallCNN
+from flgen.models.convnet import ConvNet
 from flgen.models.generators import ResnetGenerator
 from flgen.models.losses import KernelMMD, Loss, VggMoments
 from flgen.models.resnet import ResNet18
+from flgen.models.resnet20 import ResNet20
+from flgen.models.text_classifiers import EmbeddingBagClassifier, TransformerClassifier
+from flgen.models.torchvision_classifiers import VGG19, TorchvisionResNet
 from flgen.models.vgg11 import VGG11
 
-__all__ = ["VGG11", "KernelMMD", "Loss", "ResNet18", "ResnetGenerator", "SmallCNN", "VggMoments"]
+__all__ = [
+    "VGG11",
+    "VGG19",
+    "AudioConvRNN",
+    "ConvNet",
+    "EmbeddingBagClassifier",
+    "KernelMMD",
+    "Loss",
+    "ResNet18",
+    "ResNet20",
+    "ResnetGenerator",
+    "SmallCNN",
+    "TorchvisionResNet",
+    "TransformerClassifier",
+    "VggMoments",
+]

@@ -15,7 +15,7 @@ else:
 
 
 class Classifier(LightningModule):
-    """Cross-entropy, accuracy and SGD; a subclass adds the network, `forward`.
+    """Cross-entropy, accuracy and SGD; a subclass adds the network: `features`, and a last layer `linear`.
 
     Args:
         learning_rate: Learning rate of SGD.
@@ -26,6 +26,8 @@ class Classifier(LightningModule):
         UsageError: A number is negative.
     """
 
+    linear: torch.nn.Linear
+
     def __init__(self, learning_rate: float, weight_decay: float, momentum: float) -> None:
         super().__init__()
         options = {"learning_rate": learning_rate, "weight_decay": weight_decay, "momentum": momentum}
@@ -34,20 +36,33 @@ class Classifier(LightningModule):
                 raise UsageError(f"--model.{name} {value}: it must be a finite number of at least 0")
         self.learning_rate, self.weight_decay, self.momentum = learning_rate, weight_decay, momentum
 
+    def features(self, inputs: Tensor) -> Tensor:
+        """Map inputs to what the last layer sees, z (B, Z)."""
+        raise TypeError(f"{type(self).__name__} is not a complete classifier: it needs a method features")
+
+    def head(self, z: Tensor) -> Tensor:
+        """Map z (B, Z) to logits (B, classes)."""
+        logits: Tensor = self.linear(z)
+        return logits
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map inputs, as the data set's `standardize` returns them, to logits (B, classes)."""
+        return self.head(self.features(inputs))
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Return the mean cross-entropy of (images, labels), logged as train/loss."""
-        images, labels = batch
-        loss = torch.nn.functional.cross_entropy(self(images), labels)
+        """Return the mean cross-entropy of (inputs, labels), logged as train/loss."""
+        inputs, labels = batch
+        loss = torch.nn.functional.cross_entropy(self(inputs), labels)
         self.log("train/loss", loss)
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Log val/loss and val/accuracy."""
-        self._log_scores("val", batch)
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Log val/loss and val/accuracy; return predictions and labels, of which a whole pass has an F1."""
+        return self._log_scores("val", batch)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Log test/loss and test/accuracy."""
-        self._log_scores("test", batch)
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Log test/loss and test/accuracy; return predictions and labels, of which a whole pass has an F1."""
+        return self._log_scores("test", batch)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return SGD."""
@@ -55,12 +70,13 @@ class Classifier(LightningModule):
             self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, momentum=self.momentum
         )
 
-    def _log_scores(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
-        images, labels = batch
-        logits = self(images)
+    def _log_scores(self, stage: str, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        inputs, labels = batch
+        logits = self(inputs)
         self.log(f"{stage}/loss", torch.nn.functional.cross_entropy(logits, labels), batch_size=len(labels))
-        accuracy = (logits.argmax(dim=1) == labels).float().mean()
-        self.log(f"{stage}/accuracy", accuracy, batch_size=len(labels))
+        predictions = logits.argmax(dim=1)
+        self.log(f"{stage}/accuracy", (predictions == labels).float().mean(), batch_size=len(labels))
+        return {"predictions": predictions, "labels": labels}
 
 
 class SmallCNN(Classifier):
@@ -111,9 +127,14 @@ class SmallCNN(Classifier):
             nn.Linear(4 * width, classes),
         )
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map float images (B, channels, H, W) in [-1, 1] to logits (B, classes)."""
-        logits: Tensor = self.network(images)
+    def features(self, inputs: Tensor) -> Tensor:
+        """Map float images (B, channels, H, W), standardised, to z (B, 4 * width)."""
+        z: Tensor = self.network[:-1](inputs)
+        return z
+
+    def head(self, z: Tensor) -> Tensor:
+        """Map z (B, 4 * width) to logits (B, classes)."""
+        logits: Tensor = self.network[-1](z)
         return logits
 
 
@@ -134,6 +155,15 @@ def check_sizes(model: str, halvings: int, image_size: int, **counts: int) -> No
         raise UsageError(
             f"--model.image_size {image_size}: {model} halves an image {times} and needs at least {2**halvings}"
         )
+    check_counts(**counts)
+
+
+def check_counts(**counts: int) -> None:
+    """Refuse sizes, by the name of their option, that are below 1.
+
+    Raises:
+        UsageError: One is.
+    """
     for name, value in counts.items():
         if value < 1:
             raise UsageError(f"--model.{name} {value}: it must be at least 1")

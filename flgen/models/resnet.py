@@ -54,24 +54,24 @@ class ResNet18(Classifier):
         self.image_size, self.channels, self.classes = image_size, channels, classes
         self.width, self.groups = width, groups
 
+        def norm(maps: int) -> torch.nn.Module:
+            return torch.nn.GroupNorm(groups, maps)
+
         def stage(inputs: int, outputs: int, stride: int) -> torch.nn.Sequential:
-            return torch.nn.Sequential(
-                BasicBlock(inputs, outputs, stride, groups), BasicBlock(outputs, outputs, 1, groups)
-            )
+            return torch.nn.Sequential(BasicBlock(inputs, outputs, stride, norm), BasicBlock(outputs, outputs, 1, norm))
 
         self.conv1 = torch.nn.Conv2d(channels, width, 3, padding=1, bias=False)
-        self.norm1 = torch.nn.GroupNorm(groups, width)
+        self.norm1 = norm(width)
         self.layer1 = stage(width, width, 1)
         self.layer2 = stage(width, 2 * width, 2)
         self.layer3 = stage(2 * width, 4 * width, 2)
         self.layer4 = stage(4 * width, 8 * width, 2)
         self.linear = torch.nn.Linear(8 * width, classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map float images (B, channels, H, W), standardised, to logits (B, classes)."""
+    def features(self, inputs: Tensor) -> Tensor:
+        """Map float images (B, channels, H, W), standardised, to z (B, 8 * width)."""
         F = torch.nn.functional
-        maps = F.relu(self.norm1(self.conv1(images)), inplace=True)
+        maps = F.relu(self.norm1(self.conv1(inputs)), inplace=True)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             maps = stage(maps)
-        logits: Tensor = self.linear(F.adaptive_avg_pool2d(maps, 1).flatten(1))
-        return logits
+        return F.adaptive_avg_pool2d(maps, 1).flatten(1)

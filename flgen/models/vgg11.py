@@ -65,15 +65,13 @@ class VGG11(Classifier):
             if layer in _POOLED_AFTER:
                 layers.append(nn.MaxPool2d(2))
             inputs = outputs
-        self.features = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*layers)
         self.linear = nn.Linear(inputs, classes)
         self.reset_parameters()
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map float images (B, channels, H, W), standardised, to logits (B, classes)."""
-        pooled = torch.nn.functional.adaptive_avg_pool2d(self.features(images), 1).flatten(1)
-        logits: Tensor = self.linear(pooled)
-        return logits
+    def features(self, inputs: Tensor) -> Tensor:
+        """Map float images (B, channels, H, W), standardised, to z (B, 8 * width)."""
+        return torch.nn.functional.adaptive_avg_pool2d(self.layers(inputs), 1).flatten(1)
 
     def reset_parameters(self) -> None:
         """Draw initial weights in place, from PyTorch's global generator as any layer does."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
+from scipy.io import wavfile
 
-from flgen.data import ImageData
+from flgen.data import ImageData, LabelledData
 from flgen.data.image_data import ImageLayout
 from flgen.data.image_set import ImageSet
+
+Data = TypeVar("Data", bound=LabelledData)
 
 
 def random_images(count: int, channels: int = 1, side: int = 6, classes: int = 3, seed: int = 0) -> ImageSet:
@@ -65,7 +69,19 @@ def plain(colour: int | tuple[int, int, int], height: int = 8, width: int = 8) -
     return np.full((height, width, *channels), colour, dtype=np.uint8)
 
 
-def read(data: ImageData) -> ImageData:
+def tone(hertz: float, seconds: float, rate: int = 16_000, amplitude: float = 0.5) -> np.ndarray:
+    """A sine, int16 (T,)."""
+    times = np.arange(round(seconds * rate)) / rate
+    return np.rint(amplitude * 32767 * np.sin(2 * np.pi * hertz * times)).astype(np.int16)
+
+
+def write_wav(path: Path, waveform: np.ndarray, rate: int = 16_000) -> None:
+    """Write a WAV file, its folder with it; the waveform is (T,) or (T, channels) of any type that WAV knows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    wavfile.write(path, rate, waveform)
+
+
+def read(data: Data) -> Data:
     """Prepare and set up a data set; return it."""
     data.prepare_data()
     data.setup()

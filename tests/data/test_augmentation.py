@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms.v2 import RandomResizedCrop
+from torchvision.transforms.v2 import functional as transforms
 
-from flgen.data.augmentation import crop_and_flip
+from flgen.data.augmentation import AUGMENTATIONS, crop_and_flip, rectangles, resized_crop_and_flip
 from flgen.errors import UsageError
 
 
@@ -76,6 +78,67 @@ def test_a_batch_without_images_is_left_empty():
 def test_a_negative_padding_is_refused():
     with pytest.raises(UsageError, match="padding of an augmented batch is -1"):
         crop_and_flip(random_batch(2, 1, 8, 8), seeded(), padding=-1)
+
+
+@pytest.mark.parametrize("shape", [(40, 3, 32, 32), (25, 1, 8, 8), (30, 3, 12, 40), (9, 3, 40, 5)])
+def test_a_random_part_is_resized_as_torchvision_does_it(shape):
+    images = random_batch(*shape)
+    result = resized_crop_and_flip(images, seeded())
+    generator = seeded()
+    parts = rectangles(len(images), *images.shape[-2:], generator).T.tolist()
+    flips = torch.randint(0, 2, (len(images),), generator=generator).tolist()
+    assert result.dtype == torch.uint8
+    for image, part, flip, ours in zip(images, parts, flips, result, strict=True):
+        theirs = transforms.resized_crop(image, *part, image.shape[-2:], antialias=True)
+        theirs = theirs.flip(-1) if flip else theirs
+        assert (theirs.int() - ours.int()).abs().max() <= 1  # torchvision rounds after each axis
+
+
+def test_parts_are_drawn_as_torchvision_draws_them():
+    count = 4_000
+    ours = rectangles(count, 32, 32, seeded()).double()
+    draw = RandomResizedCrop(32)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        drawn = [draw.make_params([torch.empty(3, 32, 32)]) for _ in range(count)]
+    theirs = torch.tensor([[part[name] for part in drawn] for name in ("top", "left", "height", "width")]).double()
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.mean().item() == pytest.approx(other.mean().item(), abs=0.5)  # standard error 0.15
+        assert mine.std().item() == pytest.approx(other.std().item(), abs=0.4)
+
+
+def test_parts_lie_inside_the_image_and_are_not_too_small_or_long():
+    top, left, rows, columns = rectangles(2_000, 32, 24, seeded()).tolist()
+    for up, aside, high, wide in zip(top, left, rows, columns, strict=True):
+        assert 0 <= up <= 32 - high
+        assert 0 <= aside <= 24 - wide
+        assert high * wide >= 0.06 * 32 * 24  # rounding to pixels takes a little from 8 %
+        assert 0.65 <= wide / high <= 1.5
+
+
+def test_where_no_part_fits_the_largest_central_one_of_an_allowed_ratio_is_taken():
+    # In a strip of 3 x 300 pixels a part of 8 % would have to be longer than 4/3 of its width.
+    top, left, rows, columns = rectangles(5, 3, 300, seeded()).tolist()
+    assert (top, left, rows, columns) == ([0] * 5, [148] * 5, [3] * 5, [4] * 5)
+
+
+def test_half_of_the_random_parts_are_mirrored_and_the_images_stay():
+    images = torch.zeros(2_000, 1, 8, 8, dtype=torch.uint8)
+    images += torch.arange(0, 240, 30, dtype=torch.uint8)  # brighter to the right
+    before = images.clone()
+    result = resized_crop_and_flip(images, seeded()).int()
+    rising = (result[:, 0, 0, -1] > result[:, 0, 0, 0]).float().mean().item()
+    falling = (result[:, 0, 0, -1] < result[:, 0, 0, 0]).float().mean().item()
+    assert rising + falling > 0.99
+    assert rising == pytest.approx(0.5, abs=0.05)
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS.values())
+def test_the_same_generator_gives_the_same_batch(augment):
+    images = random_batch(6, 3, 8, 8)
+    assert torch.equal(augment(images, seeded()), augment(images, seeded()))
+    assert not torch.equal(augment(images, seeded()), augment(images, seeded(1)))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -12,7 +12,7 @@ import torch
 import torchvision.datasets
 from small_data import assert_one_line, plain, read, write_idx, write_image, write_mnist_split
 
-import flgen.data.image_data
+import flgen.data.downloadable
 from flgen.data import CIFAR10, CIFAR100, MNIST, CelebA, FashionMNIST
 from flgen.errors import FlgenError
 
@@ -129,7 +129,7 @@ def test_a_failed_download_is_one_line(tmp_path, monkeypatch):
 
 
 def test_a_download_does_not_wait_for_ever_for_another_process(tmp_path, monkeypatch):
-    monkeypatch.setattr(flgen.data.image_data, "DOWNLOAD_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(flgen.data.downloadable, "DOWNLOAD_TIMEOUT_S", 0.05)
     with filelock.FileLock(tmp_path / ".flgen-download.lock"), pytest.raises(FlgenError) as caught:
         MNIST(str(tmp_path), download=True).prepare_data()
     assert_one_line(caught.value, "another process has held", ".flgen-download.lock")

@@ -54,7 +54,9 @@ def test_data_that_contradict_their_layout_are_refused():
         def layout(self) -> ImageLayout:
             return ImageLayout("mine", ("a", "b"), channels=1, image_size=6)
 
-    with pytest.raises(UsageError, match=r"mine has images \(90, 1, 6, 6\) with labels up to 2, .* and 2 classes"):
+    with pytest.raises(
+        UsageError, match=r"mine has images uint8 \(90, 1, 6, 6\) with labels up to 2, .* and 2 classes"
+    ):
         Contradiction().setup()
 
 
@@ -211,6 +213,18 @@ def test_digits_scale_their_sixteen_grey_levels_to_bytes():
     digits = Digits()
     digits.setup()
     assert digits.train.images.unique().tolist() == [round(level * 255 / 16) for level in range(17)]
+
+
+def test_the_public_and_the_private_half_of_the_digits_share_no_image_and_miss_none():
+    whole, public, private = Digits(), Digits(part="public"), Digits(part="private")
+    for data in (whole, public, private):
+        data.setup()
+    halves = sorted(image.tobytes() for data in (public, private) for image in data.train.images.numpy())
+    assert halves == sorted(image.tobytes() for image in whole.train.images.numpy())
+    counts = [data.train.labels.bincount() for data in (public, private)]
+    assert (counts[0] - counts[1]).abs().max() <= 1
+    assert public.test.images.equal(private.test.images)
+    assert (public.name, private.name) == ("digits-public", "digits-private")
 
 
 def test_digits_come_in_other_sizes():

@@ -88,6 +88,56 @@ def test_dirichlet_at_the_published_alpha_gives_every_client_ten_samples(seed):
     assert max(sizes) < 1000
 
 
+def by_the_box(
+    labels: np.ndarray, clients: int, alpha: float, n_min: int, generator: np.random.Generator
+) -> np.ndarray:
+    """The published algorithm (GPT-FL, section 5.2) as it stands there, without guards: counts (clients, classes)."""
+    while True:
+        held = np.zeros(clients, dtype=int)
+        table = []
+        for count in np.bincount(labels):
+            p = generator.dirichlet(np.full(clients, alpha))
+            p[held >= len(labels) / clients] = 0
+            cuts = np.floor(np.cumsum(p / p.sum()) * count).astype(int)[:-1]
+            table.append(np.diff(cuts, prepend=0, append=count))
+            held += table[-1]
+        if held.min() >= n_min:
+            return np.array(table).T
+
+
+@pytest.mark.parametrize(
+    ("classes", "per_class", "clients", "alpha", "n_min"),
+    [(10, 500, 20, 0.1, 20), (10, 5000, 100, 0.5, 32), (5, 400, 10, 0.5, 5)],
+)
+def test_dirichlet_is_the_published_algorithm(classes, per_class, clients, alpha, n_min):
+    labels = np.repeat(np.arange(classes), per_class)
+    expected = by_the_box(labels, clients, alpha, n_min, np.random.default_rng(8))
+    partition = assert_law(Dirichlet(clients, alpha, min_samples=n_min), labels, seed=8)
+    assert np.array_equal(label_table(partition, labels, classes), expected)
+
+
+@pytest.mark.parametrize(
+    ("classes", "per_class", "clients", "alpha", "n_min", "median", "mean_classes"),
+    [
+        (10, 5000, 100, 0.5, 32, 525, 7.9),
+        (100, 500, 100, 0.1, 5, 509.5, 32.6),
+        (100, 500, 100, 0.5, 5, 506.5, 72.4),
+        (102, 10, 50, 0.1, 5, 21, 13.3),
+        (50, 32, 100, 0.1, 5, 16, 7.4),
+    ],
+    ids=["CIFAR-10", "CIFAR-100 skewed", "CIFAR-100", "Flowers-102", "ESC-50"],
+)
+def test_dirichlet_looks_like_the_published_partitions(classes, per_class, clients, alpha, n_min, median, mean_classes):
+    labels = np.repeat(np.arange(classes), per_class)
+    partition = split(Dirichlet(clients, alpha, min_samples=n_min), labels, seed=8)
+    sizes = np.array([len(indices) for indices in partition])
+    assert sizes.min() >= n_min
+    assert np.median(sizes) == pytest.approx(median, rel=0.05)
+    assert (label_table(partition, labels, classes) > 0).sum(axis=1).mean() == pytest.approx(mean_classes, rel=0.05)
+    # A client is closed once it holds N / K samples, so it holds less than that and one whole class.
+    assert sizes.max() < len(labels) / clients + per_class
+
+
 def test_dirichlet_spreads_evenly_at_large_alpha_and_not_at_small_alpha():
     labels = np.repeat(np.arange(10), 500)
     even = label_table(split(Dirichlet(10, alpha=1e5), labels), labels, 10)
@@ -141,6 +191,26 @@ def test_by_attribute_shares_the_smaller_group_evenly(male, half):
     assert all(set(values[indices]) == {0} for indices in partition[half:])
 
 
+def test_by_attribute_without_a_number_makes_one_client_of_each_value():
+    speaker = np.array([7, 3, 7, 9, 3, 7])
+    for partitioner in (ByAttribute(attribute="speaker"), ByAttribute(0, "speaker")):
+        partition = split(partitioner, np.zeros(6, dtype=int), speaker=speaker)
+        assert [indices.tolist() for indices in partition] == [[1, 4], [0, 2, 5], [3]]
+
+
+def test_by_attribute_leaves_out_values_with_too_few_samples():
+    speaker = np.array([7, 3, 7, 9, 3, 7])
+    partition = split(ByAttribute(attribute="speaker", min_samples=2), np.zeros(6, dtype=int), speaker=speaker)
+    assert [indices.tolist() for indices in partition] == [[1, 4], [0, 2, 5]]
+    with pytest.raises(UsageError, match=r"min_samples` is 4 but the most samples of one speaker are 3"):
+        split(ByAttribute(attribute="speaker", min_samples=4), np.zeros(6, dtype=int), speaker=speaker)
+
+
+def test_by_attribute_with_a_number_says_what_to_do_about_more_than_two_values():
+    with pytest.raises(UsageError, match=r"speaker` takes 6 values .*leave out `--partition.clients` for one client"):
+        split(ByAttribute(2, "speaker"), np.zeros(6, dtype=int), speaker=np.arange(6))
+
+
 @given(clients=st.integers(1, 15), per_client=st.integers(1, 6), classes=st.integers(1, 6), seed=SEEDS)
 def test_pathological_gives_exactly_n_classes_and_shares_each_evenly(clients, per_client, classes, seed):
     per_client = min(per_client, classes)
@@ -181,6 +251,7 @@ def test_another_seed_gives_another_partition(partitioner):
         (lambda: Dirichlet(10, min_samples=-1), r"--partition.min_samples` is -1"),
         (lambda: Dirichlet(10, max_draws=0), r"--partition.max_draws` is 0"),
         (lambda: ByAttribute(9), r"--partition.clients` is 9.*even number, such as 10"),
+        (lambda: ByAttribute(min_samples=0), r"--partition.min_samples` is 0"),
         (lambda: Pathological(10, 0), r"--partition.classes_per_client` is 0"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from flgen.federation.flat_parameters import flatten_in_place, flatten_model
+from flgen.federation.flat_parameters import flatten_in_place, flatten_model, named_parts
 
 
 def small_model() -> nn.Sequential:
@@ -76,3 +76,16 @@ def test_a_tensor_that_two_layers_share_is_there_once_and_stays_shared() -> None
     assert vector.numel() == 16
     vector.fill_(2)
     assert model[1].weight.tolist() == [[2.0] * 4] * 4
+
+
+def test_parts_of_a_vector_have_the_names_and_shapes_of_the_tensors_and_let_gradients_through() -> None:
+    module = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    expected = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+    vector = torch.cat([flatten_model(module), torch.zeros(7)]).requires_grad_()  # more than there are parameters
+    parts = named_parts(vector, dict(module.named_parameters()))
+    assert parts.keys() == expected.keys()
+    assert all(torch.equal(parts[name], expected[name]) for name in expected)
+    torch.func.functional_call(module, parts, (torch.ones(1, 2),)).sum().backward()
+    assert vector.grad is not None
+    assert bool(vector.grad[:13].any())
+    assert not bool(vector.grad[13:].any())

@@ -16,6 +16,7 @@ from flgen.errors import UsageError
 from flgen.federation import local_training
 from flgen.federation.launch import build_fabric
 from flgen.federation.local_training import LoggedValues, only_optimizer, train_locally
+from flgen.metrics.classification import f1_scores
 
 Batch = tuple[Tensor, Tensor]
 
@@ -299,6 +300,25 @@ def test_test_metrics_weigh_every_sample_alike_and_change_nothing(fabric: Fabric
     assert metrics == {"test/accuracy": pytest.approx(accuracy, abs=1e-6)}
     assert 0 < accuracy < 1
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+
+
+@pytest.mark.parametrize("stage", ["test", "val"])
+def test_a_step_that_returns_its_answers_gives_the_f1_of_the_whole_pass(fabric: Fabric, stage: str) -> None:
+    class Answering(lightning.LightningModule):
+        def answer(self, batch: Batch, index: int) -> dict[str, Tensor]:
+            return {"predictions": (batch[0][:, 0] > 0).long() + (batch[0][:, 1] > 0).long(), "labels": batch[1]}
+
+    step = {"test": "test_step", "val": "validation_step"}[stage]
+    module = type("Answering", (Answering,), {step: Answering.answer})()
+    logged = LoggedValues(fabric)
+    module.fabric = logged
+    found = local_training.test_module(module, batches(), fabric, logged)
+    answers = [module.answer(batch, 0) for batch in batches()]
+    predictions, labels = (torch.cat([answer[name] for answer in answers]) for name in ("predictions", "labels"))
+    whole = f1_scores(predictions, labels)
+    assert found == {f"{stage}/f1_macro": whole["f1_macro"], f"{stage}/f1_weighted": whole["f1_weighted"]}
+    of_batches = [f1_scores(answer["predictions"], answer["labels"])["f1_macro"] for answer in answers]
+    assert sum(of_batches) / 3 != pytest.approx(whole["f1_macro"], abs=1e-3)
 
 
 def test_a_module_without_test_step_is_tested_by_its_validation_step_or_not_at_all(fabric: Fabric) -> None:

@@ -13,10 +13,12 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flgen.data import ImageData
-from flgen.data.augmentation import crop_and_flip
+from flgen.data import ImageData, LabelledData
+from flgen.data.augmentation import AUGMENTATIONS, crop_and_flip
 from flgen.data.image_data import ImageLayout
 from flgen.data.image_set import ImageSet
+from flgen.data.labelled_data import Layout
+from flgen.data.labelled_set import LabelledSet
 from flgen.errors import UsageError
 from flgen.federation.clients import Client
 from flgen.federation.launch import build_fabric
@@ -98,7 +100,7 @@ def client(data: Images) -> Client:
     return client_of(data, 0, ROWS)
 
 
-def client_of(data: Images, key: int, rows: np.ndarray, tested: int = 7) -> Client:
+def client_of(data: LabelledData, key: int, rows: np.ndarray, tested: int = 7) -> Client:
     return Client(
         id=key,
         samples=len(rows),
@@ -197,6 +199,23 @@ def test_a_module_without_buffers_has_empty_ones(make: Make) -> None:
     assert len(resident.vector) == len(resident.weights) == 103
 
 
+def test_a_term_is_added_to_the_gradients_of_all_trained_parameters_in_the_order_of_the_weights(make: Make) -> None:
+    module = Net()
+    module.norm.weight.requires_grad_(False)
+    resident = make(module=module, last=("hidden.weight",))
+    loss = module.hidden(torch.ones(1, 16)).sum()  # does not need `norm` and `out`
+    loss.backward()
+    assert torch.equal(resident.gradients(), torch.cat([torch.ones(5), torch.zeros(28), torch.ones(80)]))
+    term = torch.arange(float(len(resident.weights)))
+    for times in (1, 2):  # the second time every trained parameter has a gradient
+        resident.add_to_gradients(term)
+        expected = torch.cat([torch.ones(5), torch.zeros(28), torch.ones(80)]) + times * term
+        expected[5:10] = 0  # norm.weight is frozen
+        assert torch.equal(resident.gradients(), expected)
+    assert module.norm.weight.grad is None
+    assert torch.equal(term, torch.arange(float(len(term))))
+
+
 # ---- training ---------------------------------------------------------------------------------------------------
 
 
@@ -271,7 +290,7 @@ def test_part_of_the_data_may_stand_for_all_of_it(make: Make, client: Client) ->
     assert client.metrics["flops/client_round"] == 2 * 6 * PER_SAMPLE
 
 
-@pytest.mark.parametrize("augmentation", ["none", "crop_flip"])
+@pytest.mark.parametrize("augmentation", ["none", "crop_flip", "resized_crop_flip"])
 def test_images_are_augmented_only_if_asked_and_from_the_clients_own_stream(
     augmentation: Any, make: Make, client: Client, data: Images
 ) -> None:
@@ -280,7 +299,7 @@ def test_images_are_augmented_only_if_asked_and_from_the_clients_own_stream(
     shifts = RandomStreams(5).torch("batches augmentation", round=2, client=0)
     batches = client.data.batches(4, client.random("batches", 2), epochs=2)
     for (x, _), seen in zip(batches, module.seen, strict=True):
-        expected = crop_and_flip(x, shifts) if augmentation == "crop_flip" else x
+        expected = AUGMENTATIONS[augmentation](x, shifts) if augmentation != "none" else x
         assert torch.equal(seen, (expected.float() / 255 - 0.4) / 0.25)
         assert torch.equal(seen, data.standardize(x)) == (augmentation == "none")
 
@@ -474,3 +493,44 @@ def test_weights_that_nobody_can_draw_are_refused(make: Make) -> None:
     module.scale = nn.Parameter(torch.ones(1))
     with pytest.raises(UsageError, match=r"^--method.init independent .*, which Net lacks: .* --method.init shared$"):
         make(module=module).reset(1)
+
+
+# ---- data that are no images ------------------------------------------------------------------------------------
+
+
+class Words(LabelledData):
+    """Six samples of three integers each; a module sees them one-hot."""
+
+    noun = "words"
+
+    def layout(self) -> Any:
+        class WordLayout(Layout):
+            shape, dtype = (3,), torch.int64
+
+        return WordLayout("words", ("a", "b", "c"))
+
+    def load(self) -> tuple[LabelledSet, LabelledSet]:
+        tokens = torch.arange(18).reshape(6, 3) % 4
+        return (LabelledSet(tokens, torch.arange(6) % 3),) * 2
+
+    def standardize(self, stored: Tensor) -> Tensor:
+        return F.one_hot(stored, 4).float()
+
+
+def test_what_a_sample_costs_is_measured_on_what_the_data_make_of_it() -> None:
+    words = Words()
+    words.setup()
+    fabric = build_fabric(accelerator="cpu", devices=1, num_nodes=1, precision="32-true", timeout_s=10, callbacks=[])
+    module = Net()
+    module.hidden = nn.Linear(12, 5)
+    client = client_of(words, 0, np.arange(4), tested=2)
+    ResidentModel(module, words, fabric, BATCHED).train(client, 1, ignore)
+    assert client.metrics["flops/client_round"] == 2 * 4 * 3 * (2 * 12 * 5 + 5 + 2 * 5 * 3 + 3)
+    assert {tuple(x.shape[1:]) for x in module.seen} == {(3, 4)}
+
+
+def test_only_images_can_be_moved_about() -> None:
+    fabric = build_fabric(accelerator="cpu", devices=1, num_nodes=1, precision="32-true", timeout_s=10, callbacks=[])
+    says = "--method.training.augmentation crop_flip moves images, but --data Words holds words: use .* none$"
+    with pytest.raises(UsageError, match=says):
+        ResidentModel(Net(), Words(), fabric, LocalTraining(augmentation="crop_flip"))

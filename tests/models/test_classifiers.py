@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from flgen.errors import UsageError
-from flgen.models.classifiers import SmallCNN
+from flgen.models.classifiers import Classifier, SmallCNN
 
 
 def problem(count: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,6 +66,28 @@ def test_accuracy_is_the_share_of_right_answers(logged):
     labels[:2] = 1 - labels[:2]
     model.test_step((images, labels), 0)
     assert logged["test/accuracy"].item() == 0.75
+
+
+def test_logits_are_the_head_of_the_features():
+    model = SmallCNN(8, classes=2, width=4)
+    images, _ = problem(8, 8)
+    z = model.features(images)
+    assert z.shape == (8, 16)
+    assert torch.equal(model.head(z), model(images))
+
+
+def test_tested_batches_give_their_answers(logged):
+    model = SmallCNN(8, classes=2, width=4)
+    images, labels = problem(8, 8)
+    for step in (model.test_step, model.validation_step):
+        answers = step((images, labels), 0)
+        assert torch.equal(answers["predictions"], model(images).argmax(dim=1))
+        assert answers["labels"] is labels
+
+
+def test_a_classifier_without_a_network_says_what_it_lacks():
+    with pytest.raises(TypeError, match="Classifier is not a complete classifier: it needs a method features"):
+        Classifier(0.1, 0.0, 0.0)(torch.zeros(1))
 
 
 def test_the_learning_rate_is_the_optimisers():

@@ -27,6 +27,10 @@ def small(network: Callable[..., Any], **options: Any) -> Any:
     return network(**{"image_size": SMALLEST[network], "width": 4, "groups": 2, **options})
 
 
+def two_groups(channels: int) -> nn.Module:
+    return nn.GroupNorm(2, channels)
+
+
 @pytest.mark.parametrize(
     ("network", "classes", "parameters"),
     [
@@ -71,6 +75,15 @@ def test_logits_have_one_column_per_class(network, size, channels, classes):
 
 
 @NETWORKS
+def test_logits_are_the_head_of_the_features(network):
+    model = small(network)
+    images = torch.randn(3, 3, SMALLEST[network], SMALLEST[network], generator=torch.Generator().manual_seed(0))
+    z = model.features(images)
+    assert z.shape == (3, 32)
+    assert torch.equal(model.head(z), model(images))
+
+
+@NETWORKS
 def test_every_normalisation_is_over_groups(network):
     norms = [layer for layer in small(network).modules() if isinstance(layer, nn.GroupNorm)]
     assert len(norms) == {ResNet18: 20, VGG11: 8}[network]
@@ -78,7 +91,7 @@ def test_every_normalisation_is_over_groups(network):
 
 
 def test_a_block_adds_its_input_or_its_projection():
-    same, changed = BasicBlock(4, 4, 1, 2), BasicBlock(4, 8, 2, 2)
+    same, changed = BasicBlock(4, 4, 1, two_groups), BasicBlock(4, 8, 2, two_groups)
     maps = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(0))
     for block in (same, changed):
         nn.init.zeros_(block.norm2.weight)  # nothing comes out of the convolutions
