@@ -7,7 +7,8 @@ from flgen.federation.clients import Client, Federation
 from flgen.federation.interruption import StopRequest
 from flgen.federation.state_store import ClientStateStore
 from flgen.methods.base import ServerMethod
-from flgen.wire.codecs import Payload
+from flgen.topology.update_diversity import UpdateDiversity
+from flgen.wire.codecs import Payload, count_scalars
 from flgen.wire.ledger import LedgerRow, add_up
 
 
@@ -20,6 +21,7 @@ def run_star_round(
     stop: StopRequest,
     policy: ErrorPolicy,
     call: Hook,
+    gradient_diversity: bool = False,
 ) -> RoundOutcome:
     """Run round t on this rank; every rank calls it.
 
@@ -31,6 +33,7 @@ def run_star_round(
         stop: Looked at between local steps.
         policy: What to do about a client's error.
         call: Calls a hook of every callback by name, with keyword arguments.
+        gradient_diversity: Whether to measure, beside the protocol, how far apart the clients' updates lie.
 
     Raises:
         ClientFailed: A client failed and the policy is "raise", or too few are left.
@@ -40,16 +43,26 @@ def run_star_round(
     cohort = federation.cohort(t)
     rank_of = federation.ranks(cohort)
 
-    download = star.send_down(t, method.download(t) if star.is_server else None, len(cohort))
+    offered = method.download(t) if star.is_server else None
+    download = star.send_down(t, offered, len(cohort))
+    scalars = 0 if offered is None else len(cohort) * count_scalars(offered)
 
-    weights = [client.samples if method.collection == "sample_weighted_sum" else 1 for client in cohort]
-    collector = star.open_round(t, method.collection, cohort_size=len(cohort), weight_limit=sum(weights))
+    samples = {client.id: client.samples for client in cohort}
+    collector = star.open_round(
+        t, method.collection, samples=samples, rank_of=rank_of, download=download, streams=federation.streams
+    )
+
+    diversity = UpdateDiversity(channel, len(cohort)) if gradient_diversity else None
 
     def step(client: Client) -> Payload:
         return method.client_step(client, download, t)
 
     def keep(client: Client, payload: Payload) -> None:
+        nonlocal scalars
+        scalars += count_scalars(payload)
         collector.add(client.id, client.samples, payload)
+        if diversity is not None:
+            diversity.add(client.id, method.update_of(download, payload))
 
     turns.take((client for client in cohort if rank_of[client.id] == channel.rank), step, keep)
 
@@ -64,17 +77,22 @@ def run_star_round(
         method.aggregate(t, uploads)
     store.commit()
 
-    rows = add_up(channel.agree(star.ledger.take()))
-    return turns.outcome(roll_calls, failures, rows, _traffic(rows))
+    said = channel.agree((star.ledger.take(), scalars))
+    rows = add_up(ledger for ledger, _ in said)
+    noticed = {} if uploads is None else dict(uploads.metrics)
+    if diversity is not None:
+        noticed.update(diversity.collect())
+    return turns.outcome(roll_calls, failures, rows, {**_traffic(rows, sum(counted for _, counted in said)), **noticed})
 
 
-def _traffic(rows: list[LedgerRow]) -> dict[str, float]:
+def _traffic(rows: list[LedgerRow], scalars: int) -> dict[str, float]:
     up = sum(row.bytes for row in rows if row.link == "client->server")
     down = sum(row.bytes for row in rows if row.link == "server->client")
     return {
         "comm/up_bytes": up,
         "comm/down_bytes": down,
         "comm/bytes": up + down,
+        "comm/scalars": scalars,
         "comm/busiest_node_bytes": up + down,  # the server sends and receives all of it
         "comm/wire_bytes": sum(row.wire_bytes for row in rows),
     }

@@ -49,6 +49,7 @@ def fit_small() -> Callable[..., Any]:
         evaluation: Any = None,
         seed: int = 7,
         ckpt_path: str | None = None,
+        initial_weights: Path | None = None,
         data: Any = None,
         model: Any = None,
         **trainer_options: Any,
@@ -75,6 +76,7 @@ def fit_small() -> Callable[..., Any]:
             run_dir=run_dir,
             seed_everything=seed,
             ckpt_path=ckpt_path,
+            initial_weights=initial_weights,
         )
 
     return fit

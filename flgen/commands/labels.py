@@ -5,9 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from flgen.commands.sections import build, data_section, parse_command, partition_section, seed_section, writable
+from flgen.commands.sections import (
+    build,
+    data_section,
+    parse_command,
+    partition_section,
+    partition_seed_section,
+    seed_section,
+    writable,
+)
+from flgen.deferred import TYPE_CHECKING
 from flgen.errors import UsageError
-from flgen.experiment.config import Section
+from flgen.experiment.config import Configuration, Section
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "output": {"type": str, "default": "labels.json", "help": "The JSON file for the labels and how they were read."},
@@ -48,6 +60,7 @@ def _sections() -> list[Section]:
 
     return [
         seed_section(),
+        partition_seed_section(),
         Section("trainer", Processes, "options"),
         data_section(),
         partition_section(),
@@ -56,12 +69,22 @@ def _sections() -> list[Section]:
     ]
 
 
+def _build(configuration: Configuration) -> Namespace:
+    """Return the objects of the configuration; what is wrong with an option is said of it as this command has it."""
+    from flgen.privacy.secure_aggregation import OPTION
+
+    try:
+        return build(configuration)
+    except UsageError as error:
+        raise UsageError(str(error).replace(OPTION, "--secure_aggregation")) from None
+
+
 def run(arguments: list[str]) -> int:
     """Find out which labels the clients have, and not who has them."""
     configuration = parse_command("labels", run.__doc__ or "", arguments, _sections(), OPTIONS)
     options = configuration.values
     output = writable(options.output)
-    built = build(configuration)
+    built = _build(configuration)
     import numpy as np
 
     from flgen.experiment.records import atomic_replace
@@ -75,7 +98,8 @@ def run(arguments: list[str]) -> int:
     data, processes, streams = built.data, built.trainer, RandomStreams(options.seed_everything)
     data.prepare_data()
     data.setup()
-    counts = data.label_table(data.split_clients(built.partition, streams.numpy("partition")))  # (clients, classes)
+    divided = streams if options.partition_seed is None else RandomStreams(options.partition_seed)
+    counts = data.label_table(data.split_clients(built.partition, divided.numpy("partition")))  # (clients, classes)
     fabric = build_fabric(
         accelerator="cpu",
         devices=processes.devices,

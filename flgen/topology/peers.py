@@ -13,6 +13,7 @@ from typing import Any
 
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
+from flgen.federation.regular_graph import random_regular_graph
 from flgen.federation.streams import RandomStreams
 from flgen.topology.base import Topology
 
@@ -170,13 +171,7 @@ class RandomGraph(PeerTopology):
         return sources
 
     def _draw_symmetric(self, clients: int, seed: int) -> Sources:
-        # networkx matches up edge ends at random and starts again when it is stuck, which in a graph with nearly all
-        # edges is nearly always: there the edges to leave out are drawn.
-        dense = 2 * self.degree >= clients
-        degree = clients - 1 - self.degree if dense else self.degree
-        graph = networkx.random_regular_graph(degree, clients, seed=seed)
-        if dense:
-            graph = networkx.complement(graph)
+        graph = random_regular_graph(self.degree, clients, seed)
         return [tuple(sorted(graph[k])) for k in range(clients)]
 
 

@@ -2,28 +2,36 @@
 
 Two transports carry the uploads and give the same bits (design, section 5). `reduce`: every rank decodes and
 adds up its own clients' uploads and one collective moves the sum. `messages`: every upload travels to the
-server rank as its encoded bytes, one message per client.
+server rank as its encoded bytes, one message per client. Under secure aggregation (`secure_aggregation`) both carry
+masked vectors, whose sum alone the server can read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
+from flgen.privacy.secure_aggregation import OPTION, SecureAggregation
 from flgen.topology.base import Topology
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from flgen.federation.streams import RandomStreams
+    from flgen.topology import secure_collector
     from flgen.wire import codecs, sums
 else:
     torch = deferred_module("torch")
+    secure_collector = deferred_module("flgen.topology.secure_collector")
     codecs = deferred_module("flgen.wire.codecs")
     sums = deferred_module("flgen.wire.sums")
+
+log = logging.getLogger("flgen")
 
 SERVER_RANK = 0
 
@@ -37,6 +45,7 @@ class Uploads:
     Args:
         clients: Ids of the clients whose upload arrived, ascending.
         samples: Number of training samples of those clients together.
+        metrics: What collecting them showed, by name.
     """
 
     clients: tuple[int, ...]
@@ -44,6 +53,7 @@ class Uploads:
     _collection: Collection
     _sums: dict[str, Tensor] | None
     _each: dict[int, dict[str, Tensor]] | None
+    metrics: dict[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.clients)
@@ -74,6 +84,8 @@ class Star(Topology):
             message per client).
         reduction: "exact" (the same bits for any number of ranks) or "fast" (plain float32 sums).
         fraction_bits: Binary places of exact float sums.
+        secure_aggregation: Whether and how clients hide their uploads from the server in the sum; then `reduction`
+            and `fraction_bits` are not used.
     """
 
     def __init__(
@@ -81,12 +93,15 @@ class Star(Topology):
         transport: Literal["reduce", "messages"] = "reduce",
         reduction: Literal["exact", "fast"] = "exact",
         fraction_bits: int = 32,
+        secure_aggregation: SecureAggregation | None = None,
     ) -> None:
         if not 1 <= fraction_bits <= 60:
             raise UsageError(f"--method.topology.fraction_bits is {fraction_bits}: give 1 to 60")
         self.transport = transport
         self.reduction: sums.Reduction = reduction
         self.fraction_bits = fraction_bits
+        self.secure_aggregation = secure_aggregation
+        self._said_that_it_clips = False
 
     @property
     def is_server(self) -> bool:
@@ -115,12 +130,66 @@ class Star(Topology):
             )
         return codecs.decode_payload(message)
 
-    def open_round(self, round: int, collection: Collection, *, cohort_size: int, weight_limit: int) -> Collector:
-        """Start to collect the uploads of one round; `weight_limit` bounds the sum of all weights."""
+    def open_round(
+        self,
+        round: int,
+        collection: Collection,
+        *,
+        samples: Mapping[int, int],
+        rank_of: Mapping[int, int],
+        download: Mapping[str, Tensor],
+        streams: RandomStreams,
+    ) -> Collector | secure_collector.SecureCollector:
+        """Start to collect the uploads of one round; under secure aggregation the clients exchange keys and shares.
+
+        Args:
+            round: The round.
+            collection: What the server needs of the uploads.
+            samples: Number of training samples n_k of each client of the cohort, by id.
+            rank_of: The rank that runs each of them, by id.
+            download: What `send_down` returned.
+            streams: The run's random streams.
+        """
+        if self.secure_aggregation is not None:
+            return secure_collector.SecureCollector(
+                self, self.secure_aggregation, round, collection, samples, rank_of, download, streams
+            )
+        weight_limit = sum(samples.values()) if collection == "sample_weighted_sum" else len(samples)
         running = sums.RunningSum(weight_limit, self.reduction, self.fraction_bits)
-        alone = cohort_size == 1
+        alone = len(samples) == 1
         by_message = self.transport == "messages" or collection == "gather" or alone
         return Collector(self, round, collection, running, by_message, alone)
+
+    def carry_messages(
+        self, round: int, messages: Mapping[int, Tensor], roll_calls: Sequence[dict]
+    ) -> dict[int, Tensor]:
+        """Return the encoded uploads of all clients by id on the server, nothing elsewhere.
+
+        Args:
+            round: The round they belong to.
+            messages: Those of this rank's clients, uint8 (bytes,), by id.
+            roll_calls: What every rank said, by rank; its "sizes" are those of its messages.
+        """
+        plan = [
+            (client, rank, size)
+            for rank, call in enumerate(roll_calls)
+            for client, size in sorted(call["sizes"].items())
+        ]
+        if not self.is_server:
+            moved = sum(message.numel() for message in messages.values())
+            self.ledger.record(round, "upload", "client->server", wire_bytes=moved)
+        return self.channel.gather_messages(messages, plan, SERVER_RANK)
+
+    def report_clipping(self, round: int, share: float) -> None:
+        """Say once that secure aggregation cuts what clients send, if it does."""
+        if share > 0 and not self._said_that_it_clips:
+            self._said_that_it_clips = True
+            log.warning(
+                "round %d: %.2g %% of the coordinates were cut to %s.clip; raise it if that goes on",
+                round,
+                100 * share,
+                OPTION,
+            )
 
 
 class Collector:
@@ -163,7 +232,7 @@ class Collector:
             roll_calls: Every rank's `roll_call`, by rank; the same list on every rank.
         """
         if self._by_message:
-            each = self._carry_messages(roll_calls)
+            each = self._star.carry_messages(self._round, self._messages, roll_calls)
         else:
             self._reduce(roll_calls)
         if not self._star.is_server:
@@ -189,17 +258,6 @@ class Collector:
 
     def _weight(self, samples: int) -> int:
         return samples if self._collection == "sample_weighted_sum" else 1
-
-    def _carry_messages(self, roll_calls: Sequence[dict]) -> dict[int, Tensor]:
-        plan = [
-            (client, rank, size)
-            for rank, call in enumerate(roll_calls)
-            for client, size in sorted(call["sizes"].items())
-        ]
-        if not self._star.is_server:
-            moved = sum(message.numel() for message in self._messages.values())
-            self._star.ledger.record(self._round, "upload", "client->server", wire_bytes=moved)
-        return self._star.channel.gather_messages(self._messages, plan, SERVER_RANK)
 
     def _reduce(self, roll_calls: Sequence[dict]) -> None:
         channel = self._star.channel

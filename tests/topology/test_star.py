@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flgen.errors import FlgenError, UsageError
 from flgen.federation.launch import RanksFailed
+from flgen.federation.streams import RandomStreams
 from flgen.topology import channel as channel_module
 from flgen.topology.channel import Channel
 from flgen.topology.star import Collection, Star
@@ -50,6 +51,11 @@ def upload(client: int) -> Payload:
     }
 
 
+def open_round(star: Star, collection: Collection, host: dict[int, int], received: dict[str, Tensor]) -> Any:
+    samples = {client: SAMPLES[client] for client in host}
+    return star.open_round(1, collection, samples=samples, rank_of=host, download=received, streams=RandomStreams(7))
+
+
 def play(
     channel: Channel,
     host: dict[int, int],
@@ -63,8 +69,7 @@ def play(
     star = Star(transport=transport)  # type: ignore[arg-type]
     star.open(channel, Ledger())
     received = star.send_down(1, download() if star.is_server else None, len(host))
-    weights = [SAMPLES[client] if collection == "sample_weighted_sum" else 1 for client in host]
-    collector = star.open_round(1, collection, cohort_size=len(host), weight_limit=sum(weights))
+    collector = open_round(star, collection, host, received)
     for client, rank in host.items():
         if rank == channel.rank and client not in failed:
             collector.add(client, SAMPLES[client], make_upload(client))
@@ -259,7 +264,7 @@ def test_what_was_not_collected_cannot_be_had() -> None:
     for collection in ("sum", "gather"):
         star = Star()
         star.open(cpu, Ledger())
-        collector = star.open_round(1, collection, cohort_size=2, weight_limit=2)
+        collector = open_round(star, collection, {0: 0, 1: 0}, {})
         for client in (0, 1):
             collector.add(client, 10, upload(client))
         results[collection] = collector.collect([collector.roll_call()])

@@ -12,7 +12,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flgen.wire.codecs import Bits, Dense, WireError, bits, decode_payload, dense, encode_payload, sparse
+from flgen.wire.codecs import (
+    Bits,
+    Dense,
+    WireError,
+    bits,
+    count_scalars,
+    decode_payload,
+    dense,
+    encode_payload,
+    sparse,
+)
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, *FLOATS)
@@ -239,3 +249,14 @@ def test_a_body_of_the_wrong_length_is_refused(codec: Any, bytes_needed: int) ->
 def test_a_flag_with_a_stray_bit_is_still_true_or_false() -> None:
     decoded = Dense.decode(message_of(0, 1, 2, 255), (4,), torch.bool)[""]
     assert decoded.view(torch.uint8).tolist() == [0, 1, 1, 1]
+
+
+def test_scalars_are_counted_whatever_their_width_and_where_they_are_sent() -> None:
+    support = torch.tensor([True, False, True, False, False])
+    payload = {
+        "mask": bits(torch.ones(9)),
+        "narrow": dense(torch.ones(2, 3), torch.float16),
+        "pruned": sparse(torch.ones(5), support),
+    }
+    assert count_scalars(payload) == 9 + 6 + 2
+    assert count_scalars({}) == 0

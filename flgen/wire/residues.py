@@ -1,0 +1,67 @@
+"""Arithmetic on vectors of residues mod R, in place: R is a power of two, or any number up to 2^63.
+
+A vector lies in the smallest word that holds its sums: mod 2^k for k up to 32 a uint32 that wraps by itself, else
+uint64. Every element is always in [0, R).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+Residues = np.ndarray
+
+LARGEST_MODULUS = 2**63
+
+
+def is_power_of_two(modulus: int) -> bool:
+    """Whether residues wrap around with the machine's own words."""
+    return modulus & (modulus - 1) == 0
+
+
+def word_type(modulus: int) -> type[np.unsignedinteger]:
+    """Return the element type of vectors mod R.
+
+    Raises:
+        ValueError: R is no modulus, or the sum of two residues would not fit 64 bits.
+    """
+    if not 2 <= modulus <= LARGEST_MODULUS:
+        raise ValueError(f"modulus {modulus}: 2 to 2^63 expected")
+    return np.uint32 if is_power_of_two(modulus) and modulus <= 2**32 else np.uint64
+
+
+def as_residues(values: np.ndarray, modulus: int) -> Residues:
+    """Return a copy of non-negative integers in the type of residues mod R.
+
+    Raises:
+        ValueError: One of them is not in [0, R).
+    """
+    if values.size and not (values.min() >= 0 and int(values.max()) < modulus):
+        raise ValueError(f"residues mod {modulus} expected, got {values.min()} to {values.max()}")
+    return values.astype(word_type(modulus))
+
+
+def zeros(count: int, modulus: int) -> Residues:
+    """Return d zeros mod R."""
+    return np.zeros(count, dtype=word_type(modulus))
+
+
+def add(total: Residues, other: Residues, modulus: int) -> None:
+    """total <- total + other mod R."""
+    total += other
+    _wrap(total, modulus)
+
+
+def subtract(total: Residues, other: Residues, modulus: int) -> None:
+    """total <- total - other mod R."""
+    if is_power_of_two(modulus):
+        total -= other
+    else:
+        total += np.uint64(modulus) - other
+    _wrap(total, modulus)
+
+
+def _wrap(total: Residues, modulus: int) -> None:
+    if not is_power_of_two(modulus):
+        np.subtract(total, np.uint64(modulus), out=total, where=total >= modulus)
+    elif modulus < 2 ** (8 * total.itemsize):
+        total &= total.dtype.type(modulus - 1)
