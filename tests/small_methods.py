@@ -5,15 +5,27 @@ A new method adds its name to METHODS and says in `small_method` how a small one
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from flgen.federation.training_options import LocalTraining
 
-SERVER_METHODS = ["Prism", "FedAvg", "Ditto", "SubFedAvg"]
-PEER_METHODS = ["DisPFL", "My1", "My2", "DPSGD", "FedFOMO", "Local"]
+SERVER_METHODS = ["Prism", "FedAvg", "FedProx", "Scaffold", "FedOpt", "Ditto", "SubFedAvg"]
+SERVER_METHODS += ["FedDF", "DSFL", "FedET", "FedGen", "DynaFed"]
+PEER_METHODS = ["DisPFL", "My1", "My2", "DPSGD", "FedFOMO", "Local", "Isolated"]
 METHODS = SERVER_METHODS + PEER_METHODS
 
 TRAINING = LocalTraining(epochs=2, batch_size=32, learning_rate_decay=0.9, clip_norm=5.0)
+
+# What the server of a method does by itself, in a few steps.
+SMALL_OPTIONS: dict[str, dict[str, Any]] = {
+    "FedDF": {"distillation_steps": 6, "distillation_batch_size": 32, "validate_every": 2, "patience": 4},
+    "DSFL": {"public_samples": 40, "distillation_epochs": 2},
+    "FedET": {"distillation_steps": 4, "distillation_batch_size": 16},
+    "FedGen": {"hidden": 16, "noise": 8, "generated_batch_size": 8, "generator_steps": 3},
+    "DynaFed": {"trajectory_rounds": 2, "images_per_class": 1, "synthesis_steps": 2, "inner_steps": 2}
+    | {"fine_tune_epochs": 2, "fine_tune_batch_size": 4},
+}
 
 
 def small_method(name: str, transport: str = "reduce", **options: Any) -> Any:
@@ -35,13 +47,21 @@ def small_method(name: str, transport: str = "reduce", **options: Any) -> Any:
         made = {"training": TRAINING, "sparsity": Sparsity(density=0.5, anneal_rounds=5)}
     elif name == "FedFOMO":
         made = {"training": TRAINING, "neighbours": 2}
+    elif name == "Isolated":
+        made = {"training": TRAINING, "participants": 4}
     elif name == "FedAvg":
         made = {"training": LocalTraining(batch_size=32)}
+    elif name == "Scaffold":
+        made = {"training": replace(TRAINING, clip_norm=None)}
+    elif name in SMALL_OPTIONS:
+        made = {"training": TRAINING, **SMALL_OPTIONS[name]}
     else:
         made = {"training": TRAINING}
+    if name in ("FedDF", "DSFL", "FedET"):
+        made["public_data"] = flgen.Digits()
     if name in SERVER_METHODS:
         made["topology"] = Star(transport=transport)  # type: ignore[arg-type]
-    elif name not in ("Local", "FedFOMO"):
+    elif name not in ("Local", "Isolated", "FedFOMO"):
         made["topology"] = RandomGraph(degree=2)
     return getattr(flgen, name)(**{**made, **options})
 

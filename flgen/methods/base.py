@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
     from torch import Tensor
 
-    from flgen.data.image_data import ImageData
+    from flgen.data.labelled_data import LabelledData
     from flgen.federation.clients import Client, Federation
     from flgen.topology.star import Uploads
     from flgen.wire.codecs import Payload
@@ -41,16 +41,24 @@ class Method(ABC):
     personal: ClassVar[bool] = False
     """Whether clients have models that are tested on test data of their own (`evaluate_client`)."""
 
+    has_updates: ClassVar[bool] = False
+    """Whether a server sends weights that clients train and send back, so that it has an `update_of`."""
+
     on_local_step: Callable[[int, int], None]
+
+    @property
+    def draws_weights(self) -> str:
+        """Say by what option the method draws initial weights itself; empty where it takes those of the module."""
+        return ""
 
     def check(self, federation: Federation) -> None:
         """Refuse a federation that the method or its topology cannot work with, before any process is started."""
         self.topology.check(len(federation))
 
-    def prepare(self, model: LightningModule, data: ImageData) -> None:  # noqa: B027 - most need nothing
+    def prepare(self, model: LightningModule, data: LabelledData) -> None:  # noqa: B027 - most need nothing
         """Check that model and data fit, and load what a fit needs, before any process is started."""
 
-    def setup(self, federation: Federation, model: LightningModule, data: ImageData, fabric: Fabric) -> None:
+    def setup(self, federation: Federation, model: LightningModule, data: LabelledData, fabric: Fabric) -> None:
         """Take the federation, the resident module (on its device) and the data set; make the server's state."""
         self.federation = federation
         self.model = model
@@ -106,8 +114,24 @@ class ServerMethod(Method):
     collection: Collection = "sum"
     """What the server needs of the uploads: their sum, their sum weighted by n_k, or each of them."""
 
+    needs_single_uploads: ClassVar[str] = "its server looks at every client's upload by itself"
+    """Why a method with collection "gather" cannot do with a sum; the end of a sentence."""
+
     def __init__(self, topology: Star | None = None) -> None:
         self.topology = topology or Star()
+
+    def check(self, federation: Federation) -> None:
+        """Refuse secure aggregation of single uploads, or of a cohort in which nobody is hidden."""
+        super().check(federation)
+        secure_aggregation = self.topology.secure_aggregation
+        if secure_aggregation is None:
+            return
+        if self.collection == "gather":
+            raise UsageError(
+                f"{type(self).__name__} cannot run under --method.topology.secure_aggregation "
+                f"({self.needs_single_uploads}): set it to null"
+            )
+        secure_aggregation.check_cohort(federation.clients_per_round or len(federation))
 
     @abstractmethod
     def download(self, t: int) -> Payload:
@@ -116,6 +140,15 @@ class ServerMethod(Method):
     @abstractmethod
     def client_step(self, client: Client, download: dict[str, Tensor], t: int) -> Payload:
         """Run one client's local work of round t and return its upload."""
+
+    def update_of(self, download: dict[str, Tensor], upload: Payload) -> Tensor:
+        """Return by how much a client moved the parameters, Delta_k (d,); of a method that `has_updates`.
+
+        Args:
+            download: What every client received.
+            upload: What this client sends.
+        """
+        raise TypeError(f"{type(self).__name__} has no updates of common weights")
 
     @abstractmethod
     def aggregate(self, t: int, uploads: Uploads) -> None:

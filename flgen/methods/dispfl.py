@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
     from torch import Tensor
 
-    from flgen.data import ImageData
+    from flgen.data import LabelledData
     from flgen.federation.clients import Client, Federation
     from flgen.masks import prune_regrow
     from flgen.wire import codecs
@@ -82,7 +82,7 @@ class DisPFL(PersonalModels):
         self.search_augmented = search_augmented
         self.buffers = buffers
 
-    def prepare(self, model: LightningModule, data: ImageData) -> None:
+    def prepare(self, model: LightningModule, data: LabelledData) -> None:
         """Refuse a density or a pattern that does not fit the model."""
         self.last_parameters(model)
 
@@ -99,7 +99,7 @@ class DisPFL(PersonalModels):
                 self.P += n_l
         return [layer.name for layer in self.layers]
 
-    def setup(self, federation: Federation, model: LightningModule, data: ImageData, fabric: Fabric) -> None:
+    def setup(self, federation: Federation, model: LightningModule, data: LabelledData, fabric: Fabric) -> None:
         """Take w_0 and the layers' densities."""
         super().setup(federation, model, data, fabric)
         self.first = len(self.resident.weights) - self.P  # where the masked weights begin

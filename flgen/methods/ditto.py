@@ -62,12 +62,12 @@ class Ditto(FedAvg):
         common, own = self.training.epochs * per_epoch, self.personal_epochs * per_epoch
 
         # w_k <- E epochs of local SGD from w_t
-        self.w.copy_(w_t)
+        self.load(w_t)
         self.resident.train(client, t, self.on_local_step, steps_after=own)
         w_k = self.w.clone()
 
         # v_k <- E_p epochs from v_k, each step followed by v <- v - eta_t lambda (v - w_t)
-        self.w.copy_(client.state.get("weights", self.w_1))
+        self.load(client.state.get("weights", self.w_1))
         pull = self.resident.learning_rate(t) * self.penalty
         self.resident.train(
             client,

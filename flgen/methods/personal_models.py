@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
     from torch import Tensor
 
-    from flgen.data import ImageData
+    from flgen.data import LabelledData
     from flgen.federation import resident
     from flgen.federation.clients import Client, Federation
 else:
@@ -43,7 +43,12 @@ class PersonalModels(PeerMethod):
         self.training = training
         self.init = init
 
-    def setup(self, federation: Federation, model: LightningModule, data: ImageData, fabric: Fabric) -> None:
+    @property
+    def draws_weights(self) -> str:
+        """With independent weights every client has a draw of its own."""
+        return "--method.init independent" if self.init == "independent" else ""
+
+    def setup(self, federation: Federation, model: LightningModule, data: LabelledData, fabric: Fabric) -> None:
         """Take the module's own initial weights as w_0, the same on every rank."""
         super().setup(federation, model, data, fabric)
         self.resident = resident.ResidentModel(model, data, fabric, self.training, last=self.last_parameters(model))

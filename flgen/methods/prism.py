@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from itertools import repeat
 from typing import Any, ClassVar, Literal
 
+from flgen.data.image_data import ImageData
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
 from flgen.methods.base import ServerMethod
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
     from torch import Tensor
 
-    from flgen.data import ImageData
+    from flgen.data import LabelledData
     from flgen.data import image_set as images
     from flgen.federation import optimizer_state
     from flgen.federation.clients import Client, Federation
@@ -161,13 +162,18 @@ class Prism(ServerMethod):
         self.evaluated_mask: MaskKind = evaluated_mask or default["evaluated_mask"]
         self.recalibration_batches = recalibration_batches
 
-    def prepare(self, model: LightningModule, data: ImageData) -> None:
+    @property
+    def draws_weights(self) -> str:
+        """The frozen weights are those of the run's seed."""
+        return "its frozen weights are those of --seed_everything"
+
+    def prepare(self, model: LightningModule, data: LabelledData) -> None:
         """Check that the model is a masked generator of such images, and load what its loss needs."""
         loss = _checked_generator(model, data).loss
         loss.adopt(self.preset)
         loss.load()
 
-    def setup(self, federation: Federation, model: LightningModule, data: ImageData, fabric: Fabric) -> None:
+    def setup(self, federation: Federation, model: LightningModule, data: LabelledData, fabric: Fabric) -> None:
         """seed -> frozen w ; s_0 ~ N(0, 1), the same on every rank."""
         super().setup(federation, model, data, fabric)
         self.generator = generator = _checked_generator(model, data)
@@ -353,7 +359,7 @@ def _block(layer: str) -> str:
     return layer.rpartition(".")[0]
 
 
-def _checked_generator(model: LightningModule, data: ImageData) -> Any:
+def _checked_generator(model: LightningModule, data: LabelledData) -> Any:
     """Return the model, which has every part that a generator with masks needs."""
     needed = ("noise", "loss", "reset_weights", "reset_scores", "recalibrate", "accounting_weights")
     lacking = [name for name in needed if getattr(model, name, None) is None]
@@ -361,6 +367,10 @@ def _checked_generator(model: LightningModule, data: ImageData) -> Any:
         raise UsageError(
             f"--model {type(model).__name__} cannot be trained by Prism (it has no {', '.join(lacking)}): use a "
             "generator with masked layers and a --model.loss, such as ResnetGenerator"
+        )
+    if not isinstance(data, ImageData):
+        raise UsageError(
+            f"--method Prism draws images, but --data {type(data).__name__} holds {data.noun}: give images"
         )
     generator: Any = model
     wanted, given = (generator.channels, generator.image_size), (data.channels, data.image_size)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
     from torch import Tensor
 
-    from flgen.data import ImageData
+    from flgen.data import LabelledData
     from flgen.federation import resident
     from flgen.federation.clients import Client, Federation
     from flgen.masks import prune_regrow
@@ -56,6 +56,7 @@ class SubFedAvg(FedAvg):
     """
 
     collection: Collection = "sum"
+    has_updates = False  # a pruned weight is not sent, so by how much it moved has no meaning
 
     def __init__(
         self,
@@ -80,7 +81,7 @@ class SubFedAvg(FedAvg):
         self.mask_change = mask_change
         self.least_accuracy = least_accuracy
 
-    def setup(self, federation: Federation, model: LightningModule, data: ImageData, fabric: Fabric) -> None:
+    def setup(self, federation: Federation, model: LightningModule, data: LabelledData, fabric: Fabric) -> None:
         """Take w_1, its masked parameters last."""
         super(FedAvg, self).setup(federation, model, data, fabric)
         named = {name: p.numel() for name, p in model.named_parameters() if p.ndim > 1 and p.requires_grad}
@@ -89,6 +90,7 @@ class SubFedAvg(FedAvg):
         self.resident = resident.ResidentModel(model, data, fabric, self.training, last=self.names)
         self.w = self.resident.vector
         self.w_1 = self.w_t = self.w.clone()
+        self.counters_1 = self.resident.counters.clone()
         self.P = sum(self.sizes)
         d = len(self.resident.weights)
         self.masked = slice(d - self.P, d)
@@ -100,7 +102,7 @@ class SubFedAvg(FedAvg):
     def client_step(self, client: Client, download: dict[str, Tensor], t: int) -> codecs.Payload:
         """Train under m_k, prune it, send w m_k and m_k."""
         m_k, w = client.state["mask"], self.w[self.masked]
-        self.w.copy_(download["weights"])
+        self.load(download["weights"])
         w *= m_k
         per_epoch = -(-client.samples // self.training.batch_size)
         later = self.training.epochs - 1
@@ -170,6 +172,6 @@ class SubFedAvg(FedAvg):
 
     def evaluate_client(self, client: Client, download: dict[str, Tensor], t: int) -> dict[str, float]:
         """Test w_{t+1} m_k."""
-        self.w.copy_(download["weights"])
+        self.load(download["weights"])
         self.w[self.masked] *= client.state["mask"]
         return self.resident.test_client(client, "aggregated")

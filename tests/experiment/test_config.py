@@ -602,10 +602,19 @@ def test_a_baseline_keeps_all_of_the_experiment_but_the_method(overlaid: Any) ->
     assert {overlay for _, overlay in overlaid} == set(METHODS)
     for (base, overlay), config in overlaid.items():
         experiment = overlaid[base, ""]
+        if overlay == "scaffold":  # it needs plain SGD
+            assert config["model"]["init_args"]["weight_decay"] == 0
+            config, experiment = (
+                {**each, "model": _without(each["model"], "weight_decay")} for each in (config, experiment)
+            )
         for section in ("seed_everything", "model", "data", "partition", "evaluation"):
             assert config[section] == experiment[section], (base, overlay, section)
         kept = {**config["trainer"], "clients_per_round": None}
         assert kept == experiment["trainer"], (base, overlay)
+
+
+def _without(part: dict[str, Any], option: str) -> dict[str, Any]:
+    return {**part, "init_args": {name: value for name, value in part["init_args"].items() if name != option}}
 
 
 def test_a_baseline_trains_as_the_experiment_does(overlaid: Any) -> None:
@@ -613,6 +622,8 @@ def test_a_baseline_trains_as_the_experiment_does(overlaid: Any) -> None:
         expected = dict(overlaid[base, ""]["method"]["init_args"]["training"])
         if overlay == "ditto":
             expected["epochs"] = 2
+        if overlay == "scaffold":
+            expected["clip_norm"] = None
         assert config["method"]["init_args"]["training"] == expected, (base, overlay)
     assert overlaid["dispfl_digits", "local"]["method"]["init_args"]["training"]["batch_size"] == 16
     assert overlaid["dispfl_cifar10", "fedavg"]["method"]["init_args"]["training"] == {
@@ -629,12 +640,21 @@ METHODS = {
     "dispfl_gradient": "DisPFL",
     "ditto": "Ditto",
     "dpsgd": "DPSGD",
+    "dsfl": "DSFL",
+    "dynafed": "DynaFed",
     "fedavg": "FedAvg",
     "fedavg_fine_tuned": "FedAvg",
+    "feddf": "FedDF",
+    "fedet": "FedET",
     "fedfomo": "FedFOMO",
+    "fedgen": "FedGen",
+    "fedopt": "FedOpt",
+    "fedprox": "FedProx",
+    "isolated": "Isolated",
     "local": "Local",
     "my1": "My1",
     "my2": "My2",
+    "scaffold": "Scaffold",
     "subfedavg": "SubFedAvg",
 }
 
@@ -652,7 +672,8 @@ def test_a_baseline_has_options_of_its_own_and_drops_those_that_it_lacks(overlai
             assert options["topology"]["class_path"] == "flgen.FullyConnected"
         else:
             assert options.get("topology") is None, (base, overlay)
-        server = METHODS[overlay] in ("FedAvg", "Ditto", "SubFedAvg")
+        server = METHODS[overlay] in ("FedAvg", "FedProx", "Scaffold", "FedOpt", "Ditto", "SubFedAvg")
+        server = server or METHODS[overlay] in ("FedDF", "DSFL", "FedET", "FedGen", "DynaFed")
         assert config["trainer"]["clients_per_round"] == (10 if server else None), (base, overlay)
     assert overlaid["dispfl_cifar10", "dispfl_gradient"]["method"]["init_args"]["search"] == "gradient"
     assert overlaid["dispfl_cifar10", "fedavg_fine_tuned"]["method"]["init_args"]["fine_tune"] == "annealed"

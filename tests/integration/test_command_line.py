@@ -153,5 +153,24 @@ for configuration in [parse(parser, [*digits, "--config", file], sections) for f
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    methods = ["DisPFL", "Ditto", "DPSGD", "FedAvg", "FedAvg", "FedFOMO", "Local", "My1", "My2", "SubFedAvg"]
+    methods = [
+        "DisPFL",
+        "Ditto",
+        "DPSGD",
+        "DSFL",
+        "DynaFed",
+        "FedAvg",
+        "FedAvg",
+        "FedDF",
+        "FedET",
+        "FedFOMO",
+        "FedGen",
+        "FedOpt",
+        "FedProx",
+        "Local",
+        "My1",
+        "My2",
+        "Scaffold",
+        "SubFedAvg",
+    ]
     assert done.stdout.splitlines() == [f"{method} 10" for method in methods]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_methods import METHODS, PEER_METHODS, small_method, small_model
+from small_methods import METHODS, PEER_METHODS, TRAINING, small_method, small_model
 
 from flgen.experiment.checkpoints import find_checkpoint
 
@@ -179,6 +180,47 @@ def test_law_4_fedavg_with_one_client_is_plain_training(fit_small: Any, tmp_path
     assert torch.equal(server_state(tmp_path / "run")["weights"], flatten_model(model))
 
 
+@pytest.mark.parametrize(
+    ("method", "options", "stronger"),
+    [
+        ("FedProx", {"mu": 0.0}, {"mu": 0.5}),
+        ("FedOpt", {"rule": "sgd", "server_learning_rate": 1.0}, {"rule": "sgd", "server_learning_rate": 0.5}),
+    ],
+)
+def test_law_5_fedprox_without_a_pull_and_fedopt_by_plain_steps_are_fedavg(
+    method: str, options: dict[str, Any], stronger: dict[str, Any], fit_small: Any, tmp_path: Path
+) -> None:
+    fit_small(tmp_path / "fedavg", method="FedAvg", method_options={"training": TRAINING}, rounds=3)
+    fit_small(tmp_path / "same", method=method, method_options=options, rounds=3)
+    fit_small(tmp_path / "other", method=method, method_options=stronger, rounds=3)
+    fedavg = server_state(tmp_path / "fedavg")["weights"]
+    assert torch.equal(server_state(tmp_path / "same")["weights"], fedavg)
+    assert table(tmp_path / "same" / "metrics.csv") == table(tmp_path / "fedavg" / "metrics.csv")
+    assert not torch.equal(server_state(tmp_path / "other")["weights"], fedavg)
+
+
+@pytest.mark.parametrize("clients", [5, 1])
+def test_law_5_scaffold_without_control_variates_is_uniform_fedavg(
+    clients: int, fit_small: Any, tmp_path: Path
+) -> None:
+    """Corrections c - c_k are zero in the first round, and in every round if there is one client: then c is its c_k."""
+    from flgen import Dirichlet
+
+    training = replace(TRAINING, clip_norm=None)
+    partition = Dirichlet(clients=clients, alpha=1.0)
+    for rounds in (1, 3):
+        run = tmp_path / str(rounds)
+        for method in ("FedAvg", "Scaffold"):
+            options: dict[str, Any] = {"training": training}
+            if method == "FedAvg":
+                options["weighting"] = "uniform"
+            fit_small(run / method, method=method, method_options=options, partition=partition, rounds=rounds)
+        state = server_state(run / "Scaffold")
+        same = torch.equal(state["weights"], server_state(run / "FedAvg")["weights"])
+        assert same == (rounds == 1 or clients == 1)
+        assert state["control"].abs().max() > 0
+
+
 def one_process_rounds(job: Any, rounds: int = 2) -> dict[int, dict[str, float]]:
     """Run rounds of a job without a trainer; return the last round's metrics and the clients' states by client key."""
     from flgen.client_turns import ErrorPolicy
@@ -203,10 +245,76 @@ def one_process_rounds(job: Any, rounds: int = 2) -> dict[int, dict[str, float]]
     return {client.key: (client.metrics, store.load(client.id)) for client in job.federation.clients}
 
 
+SUMMED_METHODS = [name for name in METHODS if name not in PEER_METHODS and small_method(name).collection != "gather"]
+
+
+def received_by_the_server(
+    method: str, topology: Any, lost_client: int | None, fit: Any, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Any, list[int]]:
+    """Run one round; return the uploads that `aggregate` was given, and the cohort's numbers of samples."""
+    seen = []
+    class_ = type(small_method(method))
+    aggregate, client_step = class_.aggregate, class_.client_step
+
+    def watched(self: Any, t: int, uploads: Any) -> None:
+        seen.append((uploads, [client.samples for client in self.federation.clients]))
+        aggregate(self, t, uploads)
+
+    def failing(self: Any, client: Any, download: Any, t: int) -> Any:
+        if client.id == lost_client:
+            raise RuntimeError("its battery is empty")
+        return client_step(self, client, download, t)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(class_, "aggregate", watched)
+        patch.setattr(class_, "client_step", failing)
+        options = {"topology": topology}
+        fit(run_dir, method=method, method_options=options, rounds=1, on_client_error="skip")
+    (only,) = seen
+    return only
+
+
+@pytest.mark.parametrize("lost_client", [None, 3], ids=["everybody", "a drop-out"])
+@pytest.mark.parametrize("method", SUMMED_METHODS)
+def test_law_7_secure_aggregation_returns_the_same_sum(
+    method: str, lost_client: int | None, fit_small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flgen import Star
+    from flgen.privacy import SecureAggregation
+
+    about = (lost_client, fit_small)
+    plain, samples = received_by_the_server(method, Star(), *about, tmp_path / "plain", monkeypatch)
+    star = Star(secure_aggregation=SecureAggregation(fraction_bits=20))
+    secure, _ = received_by_the_server(method, star, *about, tmp_path / "secure", monkeypatch)
+    assert secure.metrics == {"privacy/clipped_fraction": 0.0}
+    assert secure.clients == plain.clients == tuple(k for k in range(5) if k != lost_client)
+    assert secure.samples == plain.samples
+    assert secure.sum().keys() == plain.sum().keys()
+    heaviest = max(samples) if small_method(method).collection == "sample_weighted_sum" else 1
+    error = len(secure) * heaviest * (2.0**-21 + 2.0**-33)  # of both sums, each summand rounded once
+    for name, total in plain.sum().items():
+        if total.dtype.is_floating_point:
+            assert float((secure.sum()[name] - total).abs().max()) <= error
+            assert float(total.abs().max()) > 100 * error
+        else:
+            assert torch.equal(secure.sum()[name].long(), total.long())
+
+
+@pytest.mark.parametrize("method", ["FedAvg", "Prism"])
+def test_law_1_holds_under_secure_aggregation(method: str, fit_small: Any, tmp_path: Path) -> None:
+    from flgen import Star
+    from flgen.privacy import SecureAggregation
+
+    ways = [(1, "reduce"), (2, "reduce"), (1, "messages"), (3, "messages")]
+    for ranks, transport in ways:
+        star = Star(transport=transport, secure_aggregation=SecureAggregation())  # type: ignore[arg-type]
+        run = tmp_path / f"{ranks}-{transport}"
+        fit_small(run, method=method, method_options={"topology": star}, devices=ranks, clients_per_round=4)
+        assert_same_run(tmp_path / "1-reduce", run)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_law_8_permuting_clients_permutes_results_and_changes_no_aggregate(method: str) -> None:
-    from dataclasses import replace
-
     from flgen import Digits, Shards
     from flgen.job import prepare_job
 

@@ -1,4 +1,4 @@
-"""FedAvg by hand: the weighted mean, the models that clients keep, and fine-tuning after the last round."""
+"""FedAvg by hand: the mean, the buffers, the models that clients keep, and fine-tuning after the last round."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from peer_trial import ONE_STEP, Pull, Trial, row
+from peer_trial import ONE_STEP, Pull, Remembering, Trial, row
+from quadratic_clients import Quadratic, assert_close
 
 from flgen import FedAvg, LocalTraining
 
@@ -75,3 +76,48 @@ def test_fine_tuning_follows_the_last_round_at_its_rate_or_the_first_ones(
     # It was thrown away.
     assert torch.allclose(method.w_t, row(0.87))
     assert torch.allclose(trial.state(0)["weights"], row(0.77))
+
+
+@pytest.mark.parametrize(("weighting", "mean"), [("samples", (0.4, 2.2)), ("uniform", (1.0, 2 / 3))])
+def test_clients_count_by_their_samples_or_all_alike(weighting: Any, mean: tuple[float, float]) -> None:
+    # gptfl.md, section 10, check 1: one step at rate 1 ends on the target.
+    method = FedAvg(ONE_STEP, weighting=weighting)
+    model = Quadratic([0.5, 0.5], [[1, -2], [3, 0], [-1, 4]], learning_rate=1.0)
+    Trial(method, model, (10, 30, 60)).round(1)
+    assert_close(method.w_t, *mean)
+
+
+def test_in_small_cohorts_clients_count_by_the_samples_of_those_who_are_there() -> None:
+    method = FedAvg(ONE_STEP)
+    targets = [1.0, 3.0, -1.0]
+    trial = Trial(method, Quadratic([0], [[c] for c in targets], learning_rate=1.0), (10, 30, 60), clients_per_round=2)
+    cohort = trial.job.federation.cohort(1)
+    trial.round(1)
+    n = sum(client.samples for client in cohort)
+    assert_close(method.w_t, sum(client.samples / n * targets[client.id] for client in cohort))
+
+
+def test_floating_buffers_are_averaged_and_every_client_counts_batches_from_the_servers_number() -> None:
+    counted: list[int] = []
+
+    class Watched(Remembering):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            if self.training:
+                counted.append(int(self.batches))
+            return super().training_step(batch, batch_idx)
+
+    model = Watched([0], [[10], [-2]])
+    model.batches += 40  # as after training before the federation
+    method = FedAvg(LocalTraining(epochs=2, batch_size=1000))
+    trial = Trial(method, model, (1, 3))
+    for t in (1, 2):
+        seen = float(method.w_t[1])
+        trial.round(t)
+        assert float(method.w_t[1]) == seen + 0.25 * 2 + 0.75 * 4
+    assert counted == [40, 41] * 4
+
+
+def test_a_round_moves_twice_the_model_per_client() -> None:
+    outcome = Trial(FedAvg(ONE_STEP), Pull([0.0] * 1000, [[1.0] * 1000] * 3), (1, 1, 1)).round(1)
+    scalars = 2 * 3 * 1000
+    assert 4 * scalars <= outcome.metrics["comm/bytes"] <= 4 * scalars + 6 * 64

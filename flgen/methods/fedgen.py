@@ -1,0 +1,324 @@
+"""FedGen: Zhu, Hong, Zhou, "Data-Free Knowledge Distillation for Heterogeneous Federated Learning", ICML 2021.
+
+server: w_1 ; a generator G(eps, y) of features z
+round t, r = t - 1, each client k of the cohort:
+    w <- w_t ; E epochs on  CE(f(x), y)                                                    alone in the first round
+        + (B_g / B) alpha_r CE( h(G(y^)), y^ ) + beta_r KL( sg softmax h(G(y)) || softmax f(x) )
+    sends w_k, and how often it has each label
+server:
+    w_{t+1} = sum_k (n_k / n) w_k
+    50 times:  G <- Adam step on  sum_k omega_{k,y} CE( h_k(G(y)), y )
+        + eta_div exp( - mean_ij ||eps_i - eps_j||^2 / d_eps * ||z_i - z_j||_1 / d_z )
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flgen.deferred import TYPE_CHECKING, deferred_module
+from flgen.errors import UsageError
+from flgen.federation.training_options import LocalTraining
+from flgen.methods import distillation
+from flgen.methods.fedavg import FedAvg
+from flgen.topology.star import Collection, Star
+
+if TYPE_CHECKING:
+    import torch
+    from lightning import LightningModule
+    from lightning.fabric import Fabric
+    from torch import Tensor
+
+    from flgen.data import LabelledData
+    from flgen.federation import flat_parameters
+    from flgen.federation.clients import Client, Federation
+    from flgen.models import feature_generator
+    from flgen.topology.star import Uploads
+    from flgen.wire import codecs
+else:
+    torch = deferred_module("torch")
+    codecs = deferred_module("flgen.wire.codecs")
+    feature_generator = deferred_module("flgen.models.feature_generator")
+    flat_parameters = deferred_module("flgen.federation.flat_parameters")
+
+
+class FedGen(FedAvg):
+    """FedAvg with a generator of features that carries to each client what the others know (gptfl.md, section 6.8).
+
+    The module must have `features`, from a batch to z (B, d_z), and `head`, from z to logits; its local loss is
+    cross-entropy on those. Generator and labels are sent down from round 2 on. Clients send their label counts in the
+    clear. The defaults are the published ones for CIFAR; those for MNIST are hidden 256, noise 32, features 32.
+
+    Args:
+        training: How clients train; published are 20 epochs in batches of 32.
+        features: Elements of z that the head is known to take, d_z; null takes what the module has.
+        hidden: Width of the generator.
+        noise: Elements of eps, d_eps.
+        generated_batch_size: Generated features per step, B_g, on clients and server.
+        generator_steps: Steps of the generator per round.
+        generator_learning_rate: Of its Adam, in the first round.
+        generator_weight_decay: Of its Adam.
+        decay: Factor per round of the generator's learning rate, and of alpha and beta.
+        diversity: Weight of the diversity term, eta_div.
+        strength: alpha_r and beta_r before any decay; they never fall below 10^-4.
+        regularised_epochs: Local epochs, the first ones, in which clients look at generated features.
+        topology: How uploads reach the server.
+
+    Raises:
+        UsageError: A number is out of its range.
+    """
+
+    collection: Collection = "gather"
+    needs_single_uploads = "its generator learns from every client's last layer and label counts"
+
+    def __init__(
+        self,
+        training: LocalTraining = LocalTraining(epochs=20, batch_size=32),
+        features: int | None = None,
+        hidden: int = 512,
+        noise: int = 64,
+        generated_batch_size: int = 32,
+        generator_steps: int = 50,
+        generator_learning_rate: float = 3e-4,
+        generator_weight_decay: float = 1e-2,
+        decay: float = 0.98,
+        diversity: float = 1.0,
+        strength: float = 10.0,
+        regularised_epochs: int = 20,
+        topology: Star | None = None,
+    ) -> None:
+        super().__init__(training, topology=topology)
+        counts = {
+            "features": 1 if features is None else features,
+            "hidden": hidden,
+            "noise": noise,
+            "generator_steps": generator_steps,
+        }
+        for option, count in counts.items():
+            if count < 1:
+                raise UsageError(f"--method.{option} is {count}: give 1 or more")
+        if generated_batch_size < 2:
+            raise UsageError(
+                f"--method.generated_batch_size is {generated_batch_size}: give 2 or more, the generator has BatchNorm"
+            )
+        at_least_0 = {
+            "generator_weight_decay": generator_weight_decay,
+            "diversity": diversity,
+            "strength": strength,
+            "regularised_epochs": regularised_epochs,
+        }
+        for option, value in at_least_0.items():
+            if not value >= 0:
+                raise UsageError(f"--method.{option} is {value}: give 0 or more")
+        if not generator_learning_rate > 0:
+            raise UsageError(f"--method.generator_learning_rate is {generator_learning_rate}: give a number above 0")
+        if not 0 < decay <= 1:
+            raise UsageError(f"--method.decay is {decay}: give a factor above 0, at most 1")
+        self.features = features
+        self.hidden = hidden
+        self.noise = noise
+        self.generated_batch_size = generated_batch_size
+        self.generator_steps = generator_steps
+        self.generator_learning_rate = generator_learning_rate
+        self.generator_weight_decay = generator_weight_decay
+        self.decay = decay
+        self.diversity = diversity
+        self.strength = strength
+        self.regularised_epochs = regularised_epochs
+
+    def prepare(self, model: LightningModule, data: LabelledData) -> None:
+        """Check that the module has a head that takes features of this size."""
+        feature_size(model, data, self.features)
+
+    def setup(self, federation: Federation, model: LightningModule, data: LabelledData, fabric: Fabric) -> None:
+        """w_1 ; G by the run's seed, the same on every rank."""
+        super().setup(federation, model, data, fabric)
+        size = feature_size(model, data, self.features)
+        with torch.random.fork_rng([]):
+            torch.default_generator.manual_seed(federation.streams.seed_for("generator"))
+            G = feature_generator.FeatureGenerator(data.classes, size, self.hidden, self.noise)
+        self.G = G.to(fabric.device)
+        self.g = flat_parameters.flatten_model(self.G)  # what the resident generator computes with
+        self.g_t = self.g.clone()
+        self.head = feature_generator.Head(model)
+        self.adam = torch.optim.Adam(
+            self.G.parameters(), lr=self.generator_learning_rate, weight_decay=self.generator_weight_decay
+        )
+        self.known = torch.zeros(data.classes, dtype=torch.bool, device=fabric.device)  # labels that G has seen
+
+    def download(self, t: int) -> codecs.Payload:
+        """w_t ; from round 2 on G, and for which labels it has been trained."""
+        if t == 1:
+            return super().download(t)
+        return {**super().download(t), "generator": codecs.dense(self.g_t), "labels": codecs.bits(self.known)}
+
+    def client_step(self, client: Client, download: dict[str, Tensor], t: int) -> codecs.Payload:
+        """w <- w_t; E epochs of regularised training; send w and the label counts."""
+        self.load(download["weights"])
+        loss = self.regularised_loss(client, download, t) if "generator" in download else None
+        self.resident.train(client, t, self.on_local_step, loss=loss)
+        counts = client.data.label_counts.to(self.w.device)
+        return {"weights": codecs.dense(self.w), "label_counts": codecs.dense(counts)}
+
+    def regularised_loss(
+        self, client: Client, download: dict[str, Tensor], t: int
+    ) -> Callable[[tuple[Tensor, Tensor], int], Tensor]:
+        """Return a client's loss of a batch, which looks at generated features in the first epochs."""
+        self.g.copy_(download["generator"])
+        self.G.eval()
+        model: Any = self.model
+        labels = download["labels"].nonzero().squeeze(1)
+        draws = client.random("generated features", t)
+        B_g, steps_per_epoch = self.generated_batch_size, -(-client.samples // self.training.batch_size)
+        alpha_r = beta_r = regularisation(self.strength, self.decay, t - 1)
+        ratio = B_g / self.training.batch_size
+
+        def loss(batch: tuple[Tensor, Tensor], step: int) -> Tensor:
+            x, y = batch
+            f = model.head(model.features(x))
+            supervised = torch.nn.functional.cross_entropy(f, y)
+            model.log("train/loss", supervised)
+            if step // steps_per_epoch >= self.regularised_epochs:
+                return supervised
+            y_hat = labels[torch.randint(len(labels), (B_g,), generator=draws).to(labels.device)]
+            with torch.no_grad():
+                z_hat, z = self.G.draw(y_hat, draws)[1], self.G.draw(y, draws)[1]
+                target = torch.softmax(model.head(z).float(), dim=1)
+            generated = torch.nn.functional.cross_entropy(model.head(z_hat), y_hat)
+            kl = torch.nn.functional.kl_div(torch.log_softmax(f.float(), dim=1), target, reduction="batchmean")
+            return supervised + ratio * alpha_r * generated + beta_r * kl
+
+        return loss
+
+    def aggregate(self, t: int, uploads: Uploads) -> None:
+        """w_{t+1} = sum_k (n_k / n) w_k ; G learns what the clients' heads take for which label."""
+        received = distillation.received_in_order(uploads, self.federation)
+        self.generator_loss = self.train_generator(
+            t,
+            torch.stack([sent["weights"] for _, sent in received]),
+            torch.stack([sent["label_counts"] for _, sent in received]),
+        )
+        self.w_t = distillation.sample_weighted_mean(received).to(self.w)
+
+    def train_generator(self, t: int, w: Tensor, counts: Tensor) -> float:
+        """Take G's steps of one round; return the mean loss.
+
+        Args:
+            t: The round.
+            w: What each client sent (clients, d + b).
+            counts: Samples of each client and label, int64 (clients, classes).
+        """
+        heads = [flat_parameters.named_parts(w_k, self._tensors_of_head()) for w_k in w]
+        omega = label_shares(counts)
+        labels = (counts.sum(dim=0) > 0).nonzero().squeeze(1)
+        self.known[labels] = True
+        draws = self.federation.streams.torch("generator", round=t)
+        self.g.copy_(self.g_t)
+        self.G.train()
+        self.head.eval()
+        for group in self.adam.param_groups:
+            group["lr"] = self.generator_learning_rate * self.decay ** (t - 1)
+
+        total = torch.zeros((), device=w.device)
+        for _ in range(self.generator_steps):
+            picked = torch.randint(len(labels), (self.generated_batch_size,), generator=draws)
+            y = labels[picked.to(labels.device)]
+            eps, z = self.G.draw(y, draws)
+            L = self.diversity * diversity_loss(eps, z)
+            for h_k, omega_k in zip(heads, omega, strict=True):
+                ce = torch.nn.functional.cross_entropy(
+                    torch.func.functional_call(self.head, h_k, (z,)).float(), y, reduction="none"
+                )
+                L = L + (omega_k[y] * ce).mean()
+            self.adam.zero_grad()
+            L.backward()
+            self.adam.step()
+            total += L.detach()
+        self.g_t = self.g.clone()
+        return float(total) / self.generator_steps
+
+    def _tensors_of_head(self) -> dict[str, Tensor]:
+        """The module's tensors by the names that they have below `head`, in the order of a client's vector."""
+        floating = {name: buffer for name, buffer in self.head.named_buffers() if buffer.is_floating_point()}
+        return {**dict(self.head.named_parameters()), **floating}
+
+    def round_metrics(self, t: int) -> dict[str, float]:
+        """Mean loss of the generator's steps, and alpha_r."""
+        strength = regularisation(self.strength, self.decay, t - 1) if t > 1 else 0.0
+        return {"generator/loss": self.generator_loss, "generator/strength": strength}
+
+    def state_dict(self) -> dict[str, Any]:
+        """w_{t+1}, G, its optimiser, and the labels it has been trained for."""
+        return {
+            **super().state_dict(),
+            "generator": self.g_t,
+            "generator_optimizer": self.adam.state_dict(),
+            "labels": self.known,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take what a checkpoint holds."""
+        super().load_state_dict(state)
+        self.g_t = state["generator"].to(self.g)
+        self.g.copy_(self.g_t)
+        self.adam.load_state_dict(state["generator_optimizer"])
+        self.known = state["labels"].to(self.known)
+
+
+def feature_size(model: LightningModule, data: LabelledData, expected: int | None) -> int:
+    """Return d_z, the number of elements that a module's `features` gives its `head`.
+
+    Args:
+        model: On any device.
+        data: Where its inputs come from.
+        expected: What it should be; null takes what it is.
+
+    Raises:
+        UsageError: The module lacks one of the two, or they do not fit together.
+    """
+    module: Any = model
+    lacking = [name for name in ("features", "head") if not callable(getattr(module, name, None))]
+    if lacking:
+        raise UsageError(
+            f"--model {type(model).__name__} cannot be trained by FedGen (it has no {' and no '.join(lacking)}): give "
+            "it features(batch), (B, d_z), and head(z), which returns logits, or use one of flgen's own classifiers"
+        )
+    z = distillation.answer_for_two(model, data, module.features)
+    logits = distillation.answer_for_two(model, data, lambda _: module.head(z))
+    if z.ndim != 2 or logits.shape != (2, data.classes):
+        raise UsageError(
+            f"--model {type(model).__name__}: for a batch of 2 its features() returns shape {tuple(z.shape)} and its "
+            f"head() {tuple(logits.shape)}, but FedGen needs (2, d_z) and (2, {data.classes})"
+        )
+    if expected not in (None, z.shape[1]):
+        raise UsageError(
+            f"--method.features is {expected}, but the head of --model {type(model).__name__} takes {z.shape[1]}: give "
+            f"the model a bottleneck of {expected}, or leave --method.features null"
+        )
+    return int(z.shape[1])
+
+
+def regularisation(strength: float, decay: float, r: int) -> float:
+    """Return alpha_r = beta_r = max(10^-4, strength * decay^r), with rounds r from 0 (section 6.8)."""
+    return max(1e-4, strength * decay**r)
+
+
+def label_shares(counts: Tensor) -> Tensor:
+    """Return omega_{k,y}, the share of label y that client k holds, float32 (clients, classes); 0 where nobody has y.
+
+    Args:
+        counts: Samples of each client and label, int64 (clients, classes).
+    """
+    return (counts.double() / counts.sum(dim=0).clamp(min=1)).float()
+
+
+def diversity_loss(eps: Tensor, z: Tensor) -> Tensor:
+    """Return exp( - mean_ij ||eps_i - eps_j||^2 / d_eps * ||z_i - z_j||_1 / d_z ): far noise, far features.
+
+    Args:
+        eps: Noise (B, d_eps).
+        z: Features made of it (B, d_z).
+    """
+    noise = (eps.unsqueeze(0) - eps.unsqueeze(1)).square().mean(dim=2)
+    features = torch.cdist(z, z, p=1) / z.shape[1]
+    return torch.exp(-(noise * features).mean())
