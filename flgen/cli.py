@@ -14,10 +14,16 @@ import flgen
 from flgen.errors import FlgenError, UsageError
 
 COMMANDS = {
+    "pipeline": "run the stages of one configuration, from labels to federated training",
+    "pretrain": "train a model on the server, before clients take it up",
     "fit": "train a method over many clients",
     "evaluate": "measure a checkpoint",
     "sample": "draw images from a checkpoint",
     "partition": "divide a data set among clients, as shards or as a chart",
+    "labels": "find out which labels the clients have, and not who has them",
+    "prompts": "write prompts for labels, from templates or by a language model",
+    "generator": "train a small text-to-image pipeline, to stand in for a pre-trained one",
+    "synthesize": "generate labelled samples from prompts",
     "plot": "draw the accuracy or the masks of runs, or the graphs of a configuration",
 }
 """What each command does; `flgen/commands/` has a file of the same name for each."""

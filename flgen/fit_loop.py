@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,9 +22,10 @@ from flgen.experiment.checkpoints import (
 from flgen.experiment.records import ClientsTable, EventLog, LedgerTable, MetricsTable
 from flgen.federation.clients import Client
 from flgen.federation.interruption import StopRequest
+from flgen.federation.launch import share_of_cores
 from flgen.federation.state_store import ClientStateStore
-from flgen.job import Job
-from flgen.measurement import measure, measure_clients
+from flgen.job import INITIAL_WEIGHTS, Job
+from flgen.measurement import measure, measure_clients, tests_clients
 from flgen.methods.base import PeerMethod, ServerMethod
 from flgen.metrics.over_clients import over_clients
 from flgen.peer_round import run_peer_round
@@ -56,12 +56,6 @@ class FitResult(NamedTuple):
     signal_number: int = 0
 
 
-def _share_of_cores(ranks_here: int) -> int:
-    """Return the threads of each rank on this machine: those the environment allows, else an equal share."""
-    allowed = os.environ.get("OMP_NUM_THREADS", "")
-    return int(allowed) if allowed.isdigit() and int(allowed) else max(1, (os.cpu_count() or 1) // ranks_here)
-
-
 class FitLoop:
     """All rounds of a job on one rank.
 
@@ -84,7 +78,7 @@ class FitLoop:
 
         trainer.is_global_zero = self.is_server
         trainer.first_round = job.first_round
-        torch.set_num_threads(trainer.threads_per_rank or _share_of_cores(fabric.world_size // trainer.num_nodes))
+        torch.set_num_threads(trainer.threads_per_rank or share_of_cores(fabric.world_size // trainer.num_nodes))
         # Every rank writes into the folder that the first one made.
         self.folder = trainer.folder
         folder = trainer.folder.path / f".state-rank-{fabric.global_rank}"
@@ -150,6 +144,8 @@ class FitLoop:
                 ranks=fabric.world_size,
                 device=str(fabric.device),
                 threads=torch.get_num_threads(),
+                initial_weights=job.initial_weights,
+                initial_weights_sha256=job.identity.get(INITIAL_WEIGHTS),
             )
         self._call("on_fit_start")
 
@@ -176,10 +172,11 @@ class FitLoop:
         job, evaluation = self.job, self.job.evaluation
         about: dict[str, Any] = {"stop": self.stop, "policy": self.policy, "call": self._call}
         if isinstance(job.method, PeerMethod):
-            about["evaluated"] = evaluation.personal and evaluation.due(t, self.trainer.rounds)
+            about["evaluated"] = tests_clients(job) and evaluation.due(t, self.trainer.rounds)
             about["opened_mb"] = self.trainer.client_state_mb
             return run_peer_round(job.method, job.federation, self.store, t, **about)
         assert isinstance(job.method, ServerMethod)
+        about["gradient_diversity"] = evaluation.gradient_diversity
         return run_star_round(job.method, job.federation, self.store, t, **about)
 
     def _finish_round(self, t: int, outcome: RoundOutcome) -> None:
@@ -192,7 +189,7 @@ class FitLoop:
             started = time.perf_counter()
             measured, images = measure(self.job, self.fabric, t, self.channel)
             row.update(measured)
-            if self.job.evaluation.personal and self.job.method.personal and isinstance(self.job.method, ServerMethod):
+            if tests_clients(self.job) and isinstance(self.job.method, ServerMethod):
                 personal = measure_clients(self.job, self._state_of, t, self.channel)
                 row.update(over_clients(personal))
                 for client, metrics in personal.items():

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
     from lightning import LightningModule
     from lightning.fabric import Fabric
 
-    from flgen.data import ImageData, Partitioner
+    from flgen.data import LabelledData, Partitioner
 
+
+INITIAL_WEIGHTS = "initial weights"
 
 OPTIONS = "method options"
 """Key of an identity: what must be equal to go on training, but not to measure a checkpoint or to draw from it."""
@@ -48,7 +51,7 @@ class Job:
 
     method: Method
     model: LightningModule
-    data: ImageData
+    data: LabelledData
     streams: RandomStreams
     federation: Federation
     identity: dict[str, Any]
@@ -57,11 +60,36 @@ class Job:
     loggers: Sequence[RunLogger] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     resume: Checkpoint | None = None
+    initial_weights: str | None = None
+    """The file of weights that the model began with, if it did."""
 
     @property
     def first_round(self) -> int:
         """The round to begin with."""
         return 1 if self.resume is None else self.resume.round + 1
+
+    def begin_with(self, path: str | Path | None, sha256: str | None) -> None:
+        """Note where the model's initial weights come from; a run is continued only from the same ones.
+
+        Args:
+            path: The file, None for the module's own.
+            sha256: Its digest.
+        """
+        self.initial_weights = None if path is None else str(path)
+        self.identity[INITIAL_WEIGHTS] = sha256
+
+    def evaluate_with(self, evaluation: Evaluation) -> None:
+        """Take how the run is evaluated.
+
+        Raises:
+            UsageError: It is to measure what the method does not have.
+        """
+        if evaluation.gradient_diversity and not self.method.has_updates:
+            raise UsageError(
+                f"--evaluation.gradient_diversity true compares weights that clients send to a server, but "
+                f"{type(self.method).__name__} sends none: set it to false"
+            )
+        self.evaluation = evaluation
 
     def resume_from(self, checkpoint: Checkpoint) -> None:
         """Take up a checkpoint's state.
@@ -105,22 +133,35 @@ class Job:
 def prepare_job(
     method: Method,
     model: LightningModule,
-    data: ImageData,
+    data: LabelledData,
     partition: Partitioner,
     seed: int,
     world_size: int,
     clients_per_round: int | None,
     rounds: int = 1,
+    partition_seed: int | None = None,
 ) -> Job:
     """Divide the loaded data among clients and return the job.
+
+    Args:
+        method: The algorithm.
+        model: The module that each rank keeps one of.
+        data: The data set, loaded.
+        partition: How it is divided.
+        seed: Of every random stream.
+        world_size: Number of ranks.
+        clients_per_round: Cohort size; None means everybody.
+        rounds: Number of rounds that the run is planned for.
+        partition_seed: Of who holds which samples, test samples included; None takes `seed`.
 
     Raises:
         UsageError: The division is impossible, there are more processes than clients, or the method refuses them.
     """
     streams = RandomStreams(seed)
-    rows_of = data.split_clients(partition, streams.numpy("partition"))
+    divided = streams if partition_seed is None else RandomStreams(partition_seed)
+    rows_of = data.split_clients(partition, divided.numpy("partition"))
     label_table = data.label_table(rows_of)
-    draws = [streams.numpy("local test", client=number) for number in range(len(rows_of))]
+    draws = [divided.numpy("local test", client=number) for number in range(len(rows_of))]
     test_rows_of = local_test_rows(label_table, data.test.labels.numpy(force=True), draws)
     clients = [
         Client(

@@ -10,7 +10,7 @@ from flgen.deferred import TYPE_CHECKING
 from flgen.experiment.checkpoints import Checkpoint
 from flgen.federation.clients import Client
 from flgen.job import Job
-from flgen.methods.base import ServerMethod
+from flgen.methods.base import PeerMethod, ServerMethod
 from flgen.metrics.over_clients import over_clients
 from flgen.topology.channel import Channel
 from flgen.topology.star import SERVER_RANK
@@ -18,6 +18,11 @@ from flgen.wire.codecs import decode_payload, encode_payload
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
+
+
+def tests_clients(job: Job) -> bool:
+    """Whether an evaluation tests each client's model: on its own data if wanted; between peers there is no other."""
+    return job.evaluation.personal if job.method.personal else isinstance(job.method, PeerMethod)
 
 
 def measure(

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from flgen import fit_loop, measurement
     from flgen import job as jobs
-    from flgen.data import ImageData, Partitioner
-    from flgen.experiment import checkpoints
+    from flgen.data import LabelledData, Partitioner
+    from flgen.experiment import checkpoints, weights
     from flgen.federation import launch
     from flgen.methods.base import Method
 else:
@@ -32,6 +32,7 @@ else:
     jobs = deferred_module("flgen.job")
     measurement = deferred_module("flgen.measurement")
     launch = deferred_module("flgen.federation.launch")
+weights = deferred_module("flgen.experiment.weights")
 
 
 log = logging.getLogger("flgen")
@@ -123,14 +124,16 @@ class FederatedTrainer:
         self,
         method: Method,
         model: LightningModule,
-        data: ImageData,
+        data: LabelledData,
         partition: Partitioner,
         *,
         evaluation: Evaluation | None = None,
         loggers: Sequence[RunLogger] = (),
         run_dir: str | Path = "runs/default",
         seed_everything: int = 0,
+        partition_seed: int | None = None,
         ckpt_path: str | Path | None = None,
+        initial_weights: str | Path | None = None,
         config: dict[str, Any] | None = None,
     ) -> fit_loop.FitResult:
         """Run all rounds and return how it ended; `method` and `model` then hold the result.
@@ -144,7 +147,9 @@ class FederatedTrainer:
             loggers: Loggers besides metrics.csv.
             run_dir: The run folder; it must be new unless `ckpt_path` continues it.
             seed_everything: Seed of every random stream.
+            partition_seed: Seed of who holds which samples, test samples included; None takes `seed_everything`.
             ckpt_path: Checkpoint to continue from: a folder, or "last" for the newest good one of `run_dir`.
+            initial_weights: Weights that the model starts from, a `*.safetensors` file; None takes it as it is.
             config: The resolved configuration, for config.yaml and the loggers; None describes the arguments.
 
         Raises:
@@ -159,13 +164,23 @@ class FederatedTrainer:
         if self.is_global_zero and not continues:
             self.folder.check_new()
 
-        job = self._prepare(method, model, data, partition, seed_everything, fabric.world_size)
+        sha256 = None
+        if initial_weights is not None:
+            if method.draws_weights:
+                raise UsageError(
+                    f"--initial_weights {initial_weights}: {type(method).__name__} draws its initial weights itself "
+                    f"({method.draws_weights}): remove one of the two"
+                )
+            sha256 = weights.load_weights(model, initial_weights)
+        seeds = seed_everything, partition_seed
+        job = self._prepare(method, model, data, partition, seeds, fabric.world_size)
+        job.begin_with(initial_weights, sha256)
         cohort = self.clients_per_round or len(job.federation)
         if self.min_clients > cohort:
             raise UsageError(f"--trainer.min_clients is {self.min_clients}: a round has only {cohort} clients")
         job.loggers = loggers
-        job.evaluation = evaluation if evaluation is not None else Evaluation()
-        job.config = config if config is not None else self._describe(job, partition, seed_everything, run_dir)
+        job.evaluate_with(evaluation if evaluation is not None else Evaluation())
+        job.config = config if config is not None else self._describe(job, partition, seeds, run_dir)
         method.prepare(model, data)
         if method.generative:
             job.evaluation.prepare(data)
@@ -189,22 +204,23 @@ class FederatedTrainer:
         self,
         method: Method,
         model: LightningModule,
-        data: ImageData,
+        data: LabelledData,
         partition: Partitioner,
         *,
         ckpt_path: str | Path,
         evaluation: Evaluation | None = None,
         seed_everything: int = 0,
+        partition_seed: int | None = None,
     ) -> dict[str, float]:
         """Return the metrics of a checkpoint, measured on this one process; arguments as for `fit`."""
         checkpoint = checkpoints.find_checkpoint(ckpt_path)
-        job = self._prepare(method, model, data, partition, seed_everything, world_size=1)
+        job = self._prepare(method, model, data, partition, (seed_everything, partition_seed), world_size=1)
         job.evaluation = evaluation if evaluation is not None else Evaluation()
         if method.generative:
             job.evaluation.prepare(data)
         fabric = self._restore(job, checkpoint)
         metrics = measurement.measure(job, fabric, checkpoint.round)[0]
-        if job.evaluation.personal and method.personal:
+        if measurement.tests_clients(job):
             metrics.update(measurement.measure_checkpoint_clients(job, checkpoint, fabric))
         return metrics
 
@@ -212,16 +228,17 @@ class FederatedTrainer:
         self,
         method: Method,
         model: LightningModule,
-        data: ImageData,
+        data: LabelledData,
         partition: Partitioner,
         *,
         ckpt_path: str | Path,
         count: int,
         seed_everything: int = 0,
+        partition_seed: int | None = None,
     ) -> dict[str, Tensor]:
         """Return images that a checkpoint draws, uint8 (count, C, H, W), by kind of model; arguments as for `fit`."""
         checkpoint = checkpoints.find_checkpoint(ckpt_path)
-        job = self._prepare(method, model, data, partition, seed_everything, world_size=1)
+        job = self._prepare(method, model, data, partition, (seed_everything, partition_seed), world_size=1)
         self._restore(job, checkpoint)
         return method.samples(count, checkpoint.round)
 
@@ -239,14 +256,17 @@ class FederatedTrainer:
         self,
         method: Method,
         model: LightningModule,
-        data: ImageData,
+        data: LabelledData,
         partition: Partitioner,
-        seed: int,
+        seeds: tuple[int, int | None],
         world_size: int,
     ) -> jobs.Job:
         data.prepare_data()
         data.setup()
-        return jobs.prepare_job(method, model, data, partition, seed, world_size, self.clients_per_round, self.rounds)
+        seed, partition_seed = seeds
+        return jobs.prepare_job(
+            method, model, data, partition, seed, world_size, self.clients_per_round, self.rounds, partition_seed
+        )
 
     def _restore(self, job: jobs.Job, checkpoint: checkpoints.Checkpoint) -> Fabric:
         """Put a checkpoint's server state into the method, on one device of this process."""
@@ -256,10 +276,14 @@ class FederatedTrainer:
         job.method.load_state_dict(checkpoint.server_state()["method"])
         return fabric
 
-    def _describe(self, job: jobs.Job, partition: Partitioner, seed: int, run_dir: str | Path) -> dict[str, Any]:
+    def _describe(
+        self, job: jobs.Job, partition: Partitioner, seeds: tuple[int, int | None], run_dir: str | Path
+    ) -> dict[str, Any]:
         """Return the configuration that a fit from Python stands for, as the command line would have it."""
         return {
-            "seed_everything": seed,
+            "initial_weights": job.initial_weights,
+            "seed_everything": seeds[0],
+            "partition_seed": seeds[1],
             "run_dir": str(run_dir),
             "trainer": describe(self)["init_args"],
             "model": describe(job.model),

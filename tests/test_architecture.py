@@ -37,6 +37,8 @@ FLOORS = {
     "flgen.client_turns": 5,
     "flgen.peer_round": 5,
     "flgen.star_round": 5,
+    "flgen.server_trainer": 5,
+    "flgen.server_loop": 5,
     "flgen.commands": 6,
     "flgen.cli": 6,
     "flgen": 6,  # the package itself gathers the names that users import
@@ -185,6 +187,7 @@ def loaded_after(code: str) -> set[str]:
                 ["evaluate", "--help"],
                 ["sample", "--help"],
                 ["partition", "--help"],
+                ["labels", "--help"],
                 ["fit", "--model.help=ResnetGenerator"],
                 ["fit", "--model=ResnetGenerator", "--method=Prism", "--print_config"],
             )

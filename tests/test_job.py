@@ -40,6 +40,7 @@ def prepare(digits: Digits) -> Prepare:
         seed: int = 7,
         world_size: int = 1,
         clients_per_round: int | None = None,
+        partition_seed: int | None = None,
     ) -> Job:
         return prepare_job(
             method or small_method("DisPFL"),
@@ -49,6 +50,7 @@ def prepare(digits: Digits) -> Prepare:
             seed,
             world_size,
             clients_per_round,
+            partition_seed=partition_seed,
         )
 
     return prepared
@@ -96,6 +98,22 @@ def test_local_test_sets_depend_on_the_seed_and_on_nothing_else(prepare: Prepare
 
     assert drawn() == drawn(world_size=3, method=small_method("FedAvg"), clients_per_round=2)
     assert drawn() != drawn(seed=8)
+
+
+def test_a_seed_of_its_own_fixes_who_holds_and_is_tested_on_what_and_nothing_else(prepare: Prepare) -> None:
+    def drawn(job: Job) -> list[bytes]:
+        return [
+            next(data.in_order(1000))[0].numpy().tobytes()
+            for client in job.federation.clients
+            for data in (client.data, client.test_data)
+        ]
+
+    seven, eight = prepare(seed=7), prepare(seed=8, partition_seed=7)
+    assert drawn(eight) == drawn(seven)
+    assert eight.identity["partition"] == seven.identity["partition"]
+    assert eight.identity["seed"] == eight.streams.seed == eight.federation.streams.seed == 8
+    assert drawn(prepare(seed=8)) != drawn(seven)
+    assert drawn(prepare(seed=7, partition_seed=8)) == drawn(prepare(seed=8))
 
 
 def test_nothing_is_opened_before_a_client_is_asked(prepare: Prepare) -> None:

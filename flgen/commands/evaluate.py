@@ -19,6 +19,7 @@ def run(arguments: list[str]) -> int:
         evaluation=built.evaluation,
         ckpt_path=options.ckpt_path,
         seed_everything=options.seed_everything,
+        partition_seed=options.partition_seed,
     )
     for name, value in metrics.items():
         print(f"{name} {value:.6g}")

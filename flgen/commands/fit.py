@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from flgen.commands.sections import build, federated_sections, parse_command, what_runs
+from flgen.commands.seeds import OPTIONS, run_seeds, take_seed
 
 
 def run(arguments: list[str]) -> int:
     """Train a method over many clients."""
-    configuration = parse_command("fit", run.__doc__ or "", arguments, federated_sections())
-    options, built = configuration.values, build(configuration)
+    configuration = parse_command("fit", run.__doc__ or "", arguments, federated_sections(), OPTIONS)
+    options = configuration.values
+    if options.seeds is not None and options.seed_index is None:
+        return run_seeds(configuration, arguments)
+    if options.seed_index is not None and not take_seed(configuration):
+        return 0
+    built = build(configuration)
+    config = configuration.resolved()
+    del config["seed_index"]
     result = built.trainer.fit(
         *what_runs(built),
         evaluation=built.evaluation,
         loggers=built.loggers,
         run_dir=options.run_dir,
         seed_everything=options.seed_everything,
+        partition_seed=options.partition_seed,
         ckpt_path=options.ckpt_path,
-        config=configuration.resolved(),
+        initial_weights=options.initial_weights,
+        config=config,
     )
     if result.signal_number:
         return 128 + result.signal_number

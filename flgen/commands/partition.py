@@ -28,7 +28,8 @@ def run(arguments: list[str]) -> int:
     built = build(configuration)
     from flgen.federation.streams import RandomStreams
 
-    data, seed = built.data, options.seed_everything
+    data = built.data
+    seed = options.seed_everything if options.partition_seed is None else options.partition_seed
     data.prepare_data()
     data.setup()
     rows = data.split_clients(built.partition, RandomStreams(seed).numpy("partition"))

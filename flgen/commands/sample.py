@@ -25,7 +25,11 @@ def run(arguments: list[str]) -> int:
     output = writable(options.output)
     built = build(configuration)
     drawn = built.trainer.samples(
-        *what_runs(built), ckpt_path=options.ckpt_path, count=options.num, seed_everything=options.seed_everything
+        *what_runs(built),
+        ckpt_path=options.ckpt_path,
+        count=options.num,
+        seed_everything=options.seed_everything,
+        partition_seed=options.partition_seed,
     )
     if not drawn:
         raise UsageError(f"--method {type(built.method).__name__} draws no images: there is nothing to sample")

@@ -21,6 +21,16 @@ def seed_section() -> Section:
     return Section("seed_everything", int, default=0, help="Seed of every random stream.")
 
 
+def partition_seed_section() -> Section:
+    """`partition_seed`."""
+    return Section(
+        "partition_seed",
+        int | None,
+        help="Seed of who holds which samples, test samples included; null takes seed_everything, and with --seeds the "
+        "first of them.",
+    )
+
+
 def run_dir_section() -> Section:
     """`run_dir`."""
     return Section("run_dir", str, default="runs/default", help="The run folder.")
@@ -36,9 +46,9 @@ def model_section(help: str = "The module that clients train.") -> Section:
 
 def data_section() -> Section:
     """`data`."""
-    from flgen.data import ImageData
+    from flgen.data import LabelledData
 
-    return Section("data", ImageData, "class", default={"class_path": "Digits"}, help="The data set.")
+    return Section("data", LabelledData, "class", default={"class_path": "Digits"}, help="The data set.")
 
 
 def partition_section() -> Section:
@@ -46,6 +56,15 @@ def partition_section() -> Section:
     from flgen.data import Partitioner
 
     return Section("partition", Partitioner, "class", default={"class_path": "IID"}, help="How clients share the data.")
+
+
+def initial_weights_section() -> Section:
+    """`initial_weights`."""
+    return Section(
+        "initial_weights",
+        str | None,
+        help="Weights to start from, a *.safetensors file such as `flgen pretrain` writes; null starts at random.",
+    )
 
 
 def ckpt_path_section() -> Section:
@@ -65,12 +84,17 @@ def federated_sections() -> list[Section]:
 
     return [
         seed_section(),
+        partition_seed_section(),
+        Section(
+            "seeds", list[int] | None, help="Seeds of several runs, one folder each inside run_dir, in one command."
+        ),
         run_dir_section(),
         Section("trainer", FederatedTrainer, "options"),
         model_section(),
         Section("method", Method, "class", required=True, help="The federated algorithm."),
         data_section(),
         partition_section(),
+        initial_weights_section(),
         Section("evaluation", Evaluation, "options"),
         Section("loggers", list[RunLogger], default=[], help="Loggers besides metrics.csv."),
         ckpt_path_section(),

@@ -205,6 +205,9 @@ def explain(message: str, parser: ArgumentParser, sections: Sequence[Section]) -
     values = re.findall(r"(?:Given value|Got value): (.+)", reasons)
     if unknown := _UNKNOWN_CLASS.search(reasons):
         given = next(filter(None, unknown.groups()), values[0] if values else "")
+        bases = _subtypes(message)
+        if bases and is_dataclass(_locate(bases[-1])):
+            return _no_option(where, given)
         names = _class_names(message, where, sections)
         return f"--{where} {given}: there is no such class{_nearest(_short(given), names)}"
     if broken := re.search(r"given class_path '([^']+)':\s*(.+)", reasons):
@@ -226,9 +229,14 @@ def _lacks(class_path: str, option: str) -> str:
     return f"{_short(class_path)} has no {name!r}{_nearest(name, _parameters(class_path))}"
 
 
+def _subtypes(message: str) -> list[str]:
+    """Return the first of the types that would fit at each level of a message's tree."""
+    return re.findall(r"Subtypes: \[<class '([^']+)'>", message)
+
+
 def _class_names(message: str, where: str, sections: Sequence[Section]) -> list[str]:
     """Return the short names of the classes that fit where an unknown one was given."""
-    bases = re.findall(r"Subtypes: \[<class '([^']+)'>", message)
+    bases = _subtypes(message)
     if bases:
         base = _locate(bases[-1])
     else:
@@ -257,12 +265,17 @@ def fill_presets(config: Namespace) -> None:
 
 
 def fit_model_to_data(config: Namespace) -> None:
-    """Give the model the data set's image size, channels and classes where its own options are null, in place."""
+    """Give the model the data set's sizes (`_SHAPE_OPTIONS`) where its own options are null, in place."""
     if "model" not in config or not any(name in config.model.init_args for name in _SHAPE_OPTIONS):
         return
     data = _locate(config.data.class_path)(**config.data.init_args.as_dict())
     for option in _SHAPE_OPTIONS:
         if config.model.init_args.get(option, 0) is None:
+            if not hasattr(data, option):
+                raise UsageError(
+                    f"--model {_short(config.model.class_path)} takes {_SHAPE_OPTIONS[option]}, but --data "
+                    f"{_short(config.data.class_path)} holds {data.noun}: use another --model"
+                )
             config.model.init_args[option] = getattr(data, option)
 
 
@@ -302,7 +315,14 @@ def describe(value: Any) -> Any:
     return {"class_path": class_path, "init_args": options}
 
 
-_SHAPE_OPTIONS = ("image_size", "channels", "classes")
+_SHAPE_OPTIONS = {
+    "image_size": "images",
+    "channels": "images",
+    "classes": "classes",
+    "vocabulary": "texts",
+    "padding": "texts",
+}
+"""Options that a model takes from the data set where they are null, and what data have them."""
 
 
 def _path(type_: Any) -> str:

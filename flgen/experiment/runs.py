@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flgen.errors import FlgenError
 
@@ -100,3 +101,20 @@ class RunFolder:
         temporary = self.config.with_suffix(".partial")
         temporary.write_text(text)
         os.replace(temporary, self.config)
+
+    def read_config(self) -> dict[str, Any]:
+        """Return the resolved configuration.
+
+        Raises:
+            FlgenError: It is missing, or it is no configuration.
+        """
+        import yaml
+
+        try:
+            config = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise FlgenError(f"{self.config} cannot be read ({reason}): choose a run that has one") from error
+        if not isinstance(config, dict):
+            raise FlgenError(f"{self.config} is no configuration: choose another run")
+        return config

@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from flgen.deferred import TYPE_CHECKING
-from flgen.figures.paper import COLUMN_WIDTH, HUES, paper_style, save_figure
+from flgen.figures.paper import (
+    COLUMN_WIDTH,
+    MOST_MARKED_POINTS,
+    hue_and_dashes,
+    legend_below,
+    legend_height,
+    paper_style,
+    save_figure,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
-
-MOST_MARKED_POINTS = 25
-LONGEST_IN_TWO_COLUMNS = 20  # characters of a label
 
 
 @dataclass(frozen=True)
@@ -51,10 +56,9 @@ def draw_accuracy_curves(runs: Sequence[AccuracyCurves], output: str | Path) -> 
     from matplotlib.legend_handler import HandlerTuple
     from matplotlib.ticker import MaxNLocator
 
-    columns = 2 if len(runs) > 1 and max(len(run.label) for run in runs) <= LONGEST_IN_TWO_COLUMNS else 1
-    legend_rows = -(-len(runs) // columns)
+    labels = [run.label for run in runs]
     with paper_style():
-        figure = Figure(figsize=(COLUMN_WIDTH, 2.35 + 0.15 * legend_rows), layout="constrained")
+        figure = Figure(figsize=(COLUMN_WIDTH, 2.35 + legend_height(labels)), layout="constrained")
         axes = figure.add_subplot()
         pairs: list[Any] = [_draw_run(axes, run, number) for number, run in enumerate(runs)]
         axes.set_xlabel("communication round")
@@ -64,34 +68,28 @@ def draw_accuracy_curves(runs: Sequence[AccuracyCurves], output: str | Path) -> 
         axes.set_ylim(0, min(1.0, 1.06 * axes.dataLim.ymax) if axes.dataLim.ymax > 0 else 1.0)
         axes.grid()
         axes.spines[["top", "right"]].set_visible(False)
-        legend = figure.legend(
+        legend_below(
+            figure,
             pairs,
-            [str(number) for number in range(len(runs))],
+            labels,
             title=_title(runs),
             title_fontsize=7,
-            loc="outside lower center",
-            ncols=columns,
-            frameon=False,
             handlelength=3.2,
             handler_map={tuple: HandlerTuple(ndivide=None, pad=0.2)},
         )
-        for text, run in zip(legend.get_texts(), runs, strict=True):
-            # Set afterwards and plainly: a name may begin with an underscore or hold dollar signs.
-            text.set_parse_math(False)
-            text.set_text(run.label)
         return save_figure(figure, output)
 
 
 def _draw_run(axes: Axes, run: AccuracyCurves, number: int) -> tuple[Line2D, ...]:
     from matplotlib.colors import to_rgb
 
-    hue = to_rgb(HUES[number % len(HUES)])
+    colour, dashes = hue_and_dashes(number)
+    hue = to_rgb(colour)
     dark = tuple(0.8 * part for part in hue)
     light = tuple(0.5 + 0.5 * part for part in hue)
-    dashes = ("-", "--", ":", "-.")[number // len(HUES) % 4]
     lines = []
     # The light curve lies below: where both are the same, the dark one is seen.
-    for curve, colour, height in ((run.aggregated, dark, 3.0), (run.trained, light, 2.5)):
+    for curve, shade, height in ((run.aggregated, dark, 3.0), (run.trained, light, 2.5)):
         if curve:
             rounds = sorted(curve)
             values = [curve[t] for t in rounds]
@@ -99,7 +97,7 @@ def _draw_run(axes: Axes, run: AccuracyCurves, number: int) -> tuple[Line2D, ...
             lines += axes.plot(
                 rounds,
                 values,
-                color=colour,
+                color=shade,
                 linestyle=dashes,
                 linewidth=1.2,
                 marker=marker,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from flgen.experiment.records import atomic_replace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
 
 COLUMN_WIDTH = 3.4  # inches
 PAGE_WIDTH = 7.0
@@ -21,7 +22,10 @@ PNG_DPI = 300
 
 # From the palettes of Okabe and Ito and of Tol: told apart with any colour vision, in a dark and a light shade each.
 HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#333333", "#882255")
+DASHES = ("-", "--", ":", "-.")
 GREY = "0.72"
+MOST_MARKED_POINTS = 25  # of a curve
+LONGEST_IN_TWO_COLUMNS = 20  # characters of a name in a legend
 
 _STYLE: dict[Any, Any] = {
     "font.size": 7.0,
@@ -49,6 +53,45 @@ def paper_style() -> Iterator[None]:
 
     with matplotlib.rc_context(_STYLE):
         yield
+
+
+def hue_and_dashes(number: int) -> tuple[str, str]:
+    """Return the colour and the dashes of the curve of this number, from 0: first all hues, then all with dashes."""
+    return HUES[number % len(HUES)], DASHES[number // len(HUES) % len(DASHES)]
+
+
+def legend_columns(labels: Sequence[str]) -> int:
+    """Return how many columns a legend below axes one column of a paper wide has: two where the names are short."""
+    return 2 if len(labels) > 1 and max(map(len, labels)) <= LONGEST_IN_TWO_COLUMNS else 1
+
+
+def legend_height(labels: Sequence[str]) -> float:
+    """Return how much higher the figure is for a legend below its axes, in inches."""
+    return 0.15 * -(-len(labels) // legend_columns(labels))
+
+
+def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str], **options: Any) -> Legend:
+    """Name curves below the axes, where the legend hides nothing.
+
+    Args:
+        figure: One column of a paper wide, `legend_height` of it for this.
+        handles: What was drawn, one per name.
+        labels: The names; they are shown as they are, whatever they begin with or hold.
+        options: Further ones of `Figure.legend`.
+    """
+    legend = figure.legend(
+        handles,
+        [str(number) for number in range(len(labels))],
+        loc="outside lower center",
+        ncols=legend_columns(labels),
+        frameon=False,
+        **options,
+    )
+    for text, label in zip(legend.get_texts(), labels, strict=True):
+        # Set afterwards and plainly: a name may begin with an underscore or hold dollar signs.
+        text.set_parse_math(False)
+        text.set_text(label)
+    return legend
 
 
 def figure_files(output: str | Path) -> tuple[Path, Path]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from flgen.federation.streams import RandomStreams
 from flgen.topology.graph_facts import graph_facts
 from flgen.topology.peers import RandomGraph
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[3]
 DIGITS = str(REPOSITORY / "configs" / "dispfl_digits.yaml")
 
 LAYERS = [("a", 4), ("b", 6)]
@@ -35,38 +33,6 @@ MASKS = torch.tensor(
 ).bool()
 DISTANCES = [[0, 2, 10], [2, 0, 8], [10, 8, 0]]
 COUNTS = np.array([[10, 0, 0], [6, 8, 0], [0, 0, 5]])
-
-
-@pytest.fixture(autouse=True)
-def _log_of_other_tests() -> Iterator[None]:
-    """The command line takes over flgen's log, which later tests of the same process listen to."""
-    log = logging.getLogger("flgen")
-    handlers, propagate, level = log.handlers, log.propagate, log.level
-    yield
-    log.handlers, log.propagate = handlers, propagate
-    log.setLevel(level)
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return an empty working folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def refusal(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Return a function that runs a command which must fail with one line, and returns that line."""
-
-    def run(*arguments: str, status: int) -> str:
-        assert main(["plot", *arguments]) == status
-        out, err = capfd.readouterr()
-        assert out == ""
-        (line,) = err.splitlines()
-        assert line.startswith("flgen: error: ")
-        return line.removeprefix("flgen: error: ")
-
-    return run
 
 
 def accuracy_run(folder: Path, rows: dict[int, dict[str, float]]) -> Path:
@@ -363,7 +329,11 @@ def test_a_topology_needs_a_configuration(here, refusal) -> None:
     ("kind", "message"),
     [
         ("acuracy", "flgen plot acuracy: there is no such figure; did you mean accuracy?"),
-        ("xyz", "flgen plot xyz: there is no such figure; there are accuracy, masks, topology"),
+        (
+            "xyz",
+            "flgen plot xyz: there is no such figure; there are accuracy, amount, communication, comparison, "
+            "diversity, masks, participants, topology",
+        ),
     ],
 )
 def test_an_unknown_kind_names_the_nearest(refusal, kind, message) -> None:
@@ -378,7 +348,12 @@ def test_help_lists_the_kinds_and_each_kind_its_options(capfd) -> None:
     assert "usage: flgen plot KIND" in overview
     expected = {
         "accuracy": ["RUN [RUN ...]", "--labels", "--output"],
+        "amount": ["RUN [RUN ...]", "--real", "--metric", "--output"],
+        "communication": ["RUN [RUN ...]", "--target", "--label_union", "--labels", "--metric", "--output"],
+        "comparison": ["RUN [RUN ...]", "--labels", "--metric", "--output"],
+        "diversity": ["RUN [RUN ...]", "--labels", "--output"],
         "masks": ["RUN", "--ckpt_path", "--output"],
+        "participants": ["RUN [RUN ...]", "--round", "--labels", "--metric", "--output"],
         "topology": ["--config", "--rounds", "--output", "--method"],
     }
     for kind, options in expected.items():
@@ -393,6 +368,8 @@ def test_help_lists_the_kinds_and_each_kind_its_options(capfd) -> None:
 
 def test_help_and_mistakes_need_no_heavy_packages() -> None:
     code = "from flgen.cli import main; assert main(['plot', 'accuracy', '--lables']) == 2"
+    for kind in ("amount", "communication", "comparison", "diversity", "participants"):
+        code += f"; assert main(['plot', '{kind}', 'nowhere']) == 1"
     code += "\nfor rest in ['--help'], ['accuracy', '--help'], ['masks', '--help'], ['topology', '--help']:"
     code += "\n    try: main(['plot', *rest])\n    except SystemExit: pass"
     assert loaded_after(code).isdisjoint(HEAVY)

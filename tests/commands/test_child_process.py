@@ -1,0 +1,55 @@
+"""Commands in processes of their own: exit statuses, stop signals, and what a stopped run leaves to go on from."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from flgen.commands.child_process import has_checkpoint, remove_unstarted, run_flgen
+
+
+def test_the_exit_status_is_that_of_the_command() -> None:
+    assert run_flgen(["--version"]) == 0
+    assert run_flgen(["fly"]) == 2
+
+
+def test_sigterm_reaches_the_command_and_the_old_handler_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient = tmp_path / "patient"
+    patient.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\nexec sleep 60\n")
+    patient.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(patient))
+    before = signal.getsignal(signal.SIGTERM)
+
+    def stop_it() -> None:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "started").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stopper = threading.Thread(target=stop_it)
+    stopper.start()
+    started = time.monotonic()
+    assert run_flgen(["fit"]) == 128 + signal.SIGTERM
+    assert time.monotonic() - started < 30
+    stopper.join()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_only_a_run_without_any_checkpoint_is_removed(tmp_path: Path) -> None:
+    begun, stopped, other = (tmp_path / name for name in ("begun", "stopped", "other"))
+    (begun / "checkpoints" / "round-00001").mkdir(parents=True)
+    (stopped / "checkpoints").mkdir(parents=True)
+    other.mkdir()
+    for folder in (begun, stopped, other, tmp_path / "missing"):
+        remove_unstarted(folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "other"]
+    assert has_checkpoint(begun)
+    assert not has_checkpoint(other)

@@ -1,0 +1,232 @@
+"""`flgen fit --seeds`: which runs are started, how each is told what it is, and what is said in the end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flgen.commands import seeds
+from flgen.commands.sections import federated_sections, parse_command
+from flgen.commands.seeds import OPTIONS, differing_options, run_seeds, take_seed
+from flgen.errors import FlgenError, UsageError
+from flgen.experiment.config import Configuration, to_yaml
+from flgen.experiment.records import EventLog, MetricsTable, read_events
+from flgen.experiment.summary import read_summary
+
+ACCURACY = {0: 0.801, 1: 0.810, 2: 0.804}
+QUICK = ["--method=FedAvg", "--model=SmallCNN", "--trainer.rounds=2"]
+
+
+def parsed(*arguments: str) -> Configuration:
+    return parse_command("fit", "", [*QUICK, *arguments], federated_sections(), OPTIONS)
+
+
+def finish(configuration: Configuration, rounds: int = 2) -> None:
+    """Leave behind what a finished run of one seed does."""
+    values, folder = configuration.values, Path(configuration.values.run_dir)
+    (folder / "checkpoints" / f"round-{rounds:05d}").mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(to_yaml(configuration.resolved()))
+    for t in range(1, rounds + 1):
+        MetricsTable(folder / "metrics.csv").write(
+            t, {"test/accuracy": ACCURACY[values.seed_everything], "train/loss": 1 / t}
+        )
+    EventLog(folder / "events.jsonl").write("end", round=rounds)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Let runs take no time; return what each of them was told."""
+    told: list[dict[str, Any]] = []
+
+    def child(arguments: list[str]) -> int:
+        configuration = parse_command("fit", "", arguments[1:], federated_sections(), OPTIONS)
+        assert take_seed(configuration)
+        values = configuration.values
+        told.append({name: values[name] for name in ("seed_everything", "partition_seed", "ckpt_path", "run_dir")})
+        finish(configuration)
+        return 0
+
+    monkeypatch.setattr(seeds, "run_flgen", child)
+    return told
+
+
+Fit = Callable[..., int]
+
+
+@pytest.fixture
+def fit(tmp_path: Path) -> Fit:
+    """Return a function that runs `flgen fit --seeds` in an empty folder."""
+
+    def run(*arguments: str) -> int:
+        given = [*QUICK, f"--run_dir={tmp_path}/runs", *arguments]
+        return run_seeds(parse_command("fit", "", given, federated_sections(), OPTIONS), given)
+
+    return run
+
+
+def test_every_seed_is_a_run_of_its_own_on_one_partition(
+    fit: Fit, started: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit("--seeds=[0,1,2]") == 0
+    assert started == [
+        {"seed_everything": seed, "partition_seed": 0, "ckpt_path": None, "run_dir": f"{tmp_path}/runs/seed-{seed}"}
+        for seed in (0, 1, 2)
+    ]
+    # gptfl.md, section 10, check 12
+    said = capsys.readouterr().out.splitlines()
+    assert said[-3:] == [
+        "test/accuracy 80.50 +- 0.46 (3 seeds)",
+        "test/accuracy 80.50 +- 0.46 (3 seeds, the best round of each)",
+        f"summary of all metrics: {tmp_path}/runs/summary.csv",
+    ]
+    (loss,) = [row for row in read_summary(tmp_path / "runs" / "summary.csv") if row[:2] == ("train/loss", "final")]
+    assert (loss.mean, loss.std, loss.n) == (0.5, 0.0, 3)
+
+
+def test_what_is_finished_is_not_repeated_and_what_was_stopped_goes_on(
+    fit: Fit, started: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit("--seeds=[1,0]")
+    events = tmp_path / "runs" / "seed-0" / "events.jsonl"
+    events.unlink()
+    (tmp_path / "runs" / "seed-0" / "metrics.csv").unlink()
+    started.clear()
+    assert fit("--seeds=[1,0,2]") == 0
+    assert f"seed 1: done before ({tmp_path}/runs/seed-1)" in capsys.readouterr().out
+    assert [(told["seed_everything"], told["ckpt_path"]) for told in started] == [(0, "last"), (2, None)]
+    assert {told["partition_seed"] for told in started} == {1}  # the first seed's
+    started.clear()
+    fit("--seeds=[1,0,2]")
+    assert started == []
+
+
+def test_more_rounds_go_on_with_all_seeds(fit: Fit, started: list[dict[str, Any]]) -> None:
+    fit("--seeds=[0]")
+    with pytest.raises(FlgenError, match=r"seed-0 has 2 rounds, --trainer.rounds is 1: runs of different lengths"):
+        fit("--seeds=[0]", "--trainer.rounds=1")
+    started.clear()
+    with pytest.raises(FlgenError, match=r"has 2 rounds, --trainer.rounds is 3"):  # here runs always end after two
+        fit("--seeds=[0]", "--trainer.rounds=3")
+    assert [told["ckpt_path"] for told in started] == ["last"]
+
+
+def test_what_was_stopped_before_its_first_checkpoint_begins_anew(
+    fit: Fit, started: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    left = tmp_path / "runs" / "seed-0"
+    (left / "checkpoints").mkdir(parents=True)
+    (left / "old").touch()
+    fit("--seeds=[0]")
+    assert not (left / "old").exists()
+    assert started[0]["ckpt_path"] is None
+
+
+def test_a_run_that_fails_ends_the_command_with_its_status(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(seeds, "run_flgen", lambda arguments: asked.append(arguments) or 143)
+    assert fit("--seeds=[0,1]") == 143
+    assert len(asked) == 1
+    assert asked[0][0] == "fit"
+    assert asked[0][-1] == "--seed_index=0"
+    assert capsys.readouterr().err == "flgen: seed 0 ended with exit status 143; the same command goes on\n"
+    assert not (tmp_path / "runs" / "summary.csv").exists()
+
+
+def test_one_of_the_seeds_can_be_run_by_itself(tmp_path: Path) -> None:
+    configuration = parsed("--seeds=[4,1]", "--seed_index=1", f"--run_dir={tmp_path}/runs")
+    assert take_seed(configuration)
+    values = configuration.values
+    assert (values.seed_everything, values.partition_seed, values.run_dir) == (1, 4, f"{tmp_path}/runs/seed-1")
+    assert (values.seeds, values.seed_index) == (None, None)
+    finish(configuration)
+    assert not take_seed(parsed("--seeds=[4,1]", "--seed_index=1", f"--run_dir={tmp_path}/runs"))
+
+
+def test_a_partition_seed_that_is_given_is_taken() -> None:
+    configuration = parsed("--seeds=[4,1]", "--seed_index=0", "--partition_seed=9")
+    assert take_seed(configuration)
+    assert configuration.values.partition_seed == 9
+
+
+def test_runs_of_another_experiment_are_not_mixed_in(fit: Fit, started: list[dict[str, Any]]) -> None:
+    fit("--seeds=[0,1]")
+    more = ["--trainer.devices=2", "--trainer.checkpoint_every=5", "--evaluation.every=1"]
+    assert fit("--seeds=[0,1]", *more) == 0
+    for option, name in {
+        "--method.training.epochs=3": "method.init_args.training.epochs",
+        "--model.learning_rate=0.5": "model.init_args.learning_rate",
+        "--partition.clients=7": "partition.init_args.clients",
+        "--trainer.clients_per_round=3": "trainer.clients_per_round",
+        "--partition_seed=5": "partition_seed",
+        "--initial_weights=x.safetensors": "initial_weights",
+        "--method=FedProx": "method.class_path, method.init_args.mu",
+    }.items():
+        with pytest.raises(FlgenError, match=rf"is of another experiment \(different {re.escape(name)}\): choose anot"):
+            fit("--seeds=[0,1]", option)
+
+
+def test_sizes_that_the_data_set_gave_and_a_run_without_seeds_are_the_same_experiment() -> None:
+    asked = {**parsed().resolved(), "partition_seed": 3}
+    written = parsed("--model.image_size=8", "--seed_everything=3").resolved()
+    assert list(differing_options(written, asked)) == []
+    assert list(differing_options({**written, "seed_everything": 4}, asked)) == ["partition_seed"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds=[]"], r"--seeds is \[\]: give one seed or more"),
+        (["--seeds=[1,2,1]"], r"--seeds is \[1, 2, 1\]: give one seed or more, each once"),
+        (["--seeds=[1,2]", "--ckpt_path=last"], "--ckpt_path last: with --seeds every run goes on from its own"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], message: str, fit: Fit, started: list[dict[str, Any]]) -> None:
+    with pytest.raises(UsageError, match=message):
+        fit(*arguments)
+    assert started == []
+
+
+@pytest.mark.parametrize("index", ["-1", "2"])
+def test_an_index_must_be_a_place_in_the_list(index: str) -> None:
+    with pytest.raises(UsageError, match=rf"--seed_index is {index}: give 0 to 1, a place in --seeds"):
+        take_seed(parsed("--seeds=[4,1]", f"--seed_index={index}"))
+    with pytest.raises(UsageError, match=rf"--seed_index {index} needs --seeds"):
+        take_seed(parsed(f"--seed_index={index}"))
+
+
+@pytest.mark.parametrize("environment", [{"WORLD_SIZE": "2"}, {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"}])
+def test_several_processes_do_not_each_start_all_runs(
+    environment: dict[str, str], fit: Fit, started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match="but 2 processes were started for it: give each job one seed"):
+        fit("--seeds=[0,1]")
+    assert started == []
+
+
+def test_the_command_does_it_all(flgen: Any, tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "seeds: [5, 3]\n"
+        "trainer: {rounds: 1, accelerator: cpu, callbacks: [], threads_per_rank: 1}\n"
+        "model: {class_path: SmallCNN, init_args: {width: 2}}\n"
+        "method: FedAvg\n"
+        "partition: {class_path: Dirichlet, init_args: {clients: 3, alpha: 0.5}}\n"
+        "evaluation: {extractors: [], personal: false}\n"
+    )
+    done = flgen("fit", "--config", "c.yaml", "--run_dir", "runs")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^test/accuracy \d+\.\d\d \+- \d+\.\d\d \(2 seeds\)$", done.stdout, re.MULTILINE)
+    five, three = (tmp_path / "runs" / f"seed-{seed}" for seed in (5, 3))
+    assert (five / "partition.csv").read_text() == (three / "partition.csv").read_text()
+    assert (five / "metrics.csv").read_text() != (three / "metrics.csv").read_text()
+    assert read_events(three / "events.jsonl")[-1]["event"] == "end"
+    measured = flgen("evaluate", "--ckpt_path", "runs/seed-3/checkpoints/last")  # whose partition is seed 5's
+    assert measured.returncode == 0, measured.stderr

@@ -1,0 +1,103 @@
+"""What a round on a star measures besides what the server gets."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peer_trial import ONE_STEP, Pull, Remembering, Trial
+
+from flgen import Evaluation, FedAvg, LocalTraining, SecureAggregation, Star
+from flgen.errors import UsageError
+from flgen.experiment.records import read_ledger, read_metrics
+
+DIVERSITY = ("diversity/gradient", "diversity/times_cohort", "diversity/cosine")
+
+
+def diversity_of(outcome: Any) -> dict[str, float]:
+    return {name: value for name, value in outcome.metrics.items() if name.startswith("diversity/")}
+
+
+def test_diversity_is_that_of_the_clients_updates() -> None:
+    # One step at rate 1 ends on the target: the updates are (1, 0), (0, 2), (1, -1).
+    model = Pull([5, 7], [[6, 7], [5, 9], [6, 6]], learning_rate=1.0)
+    outcome = Trial(FedAvg(ONE_STEP), model, (1, 2, 3)).round(1, gradient_diversity=True)
+    assert diversity_of(outcome) == {
+        "diversity/gradient": pytest.approx(1.4, abs=1e-6),
+        "diversity/times_cohort": pytest.approx(4.2, abs=1e-6),
+        "diversity/cosine": pytest.approx(0.0, abs=1e-6),
+    }
+
+
+def test_buffers_do_not_count() -> None:
+    counting = Remembering([0], [[1], [1]], learning_rate=1.0)  # its buffer moves by 1 on one, by 2 on the other
+    outcome = Trial(FedAvg(ONE_STEP), counting, (1, 1)).round(1, gradient_diversity=True)
+    assert diversity_of(outcome)["diversity/gradient"] == pytest.approx(0.5)
+    assert diversity_of(outcome)["diversity/cosine"] == pytest.approx(1)
+
+
+def test_it_is_measured_on_demand_only() -> None:
+    assert diversity_of(Trial(FedAvg(ONE_STEP), Pull([0], [[1], [2]])).round(1)) == {}
+
+
+def test_scalars_are_the_numbers_of_all_payloads_up_and_down() -> None:
+    outcome = Trial(FedAvg(ONE_STEP), Pull([0.0] * 7, [[1.0] * 7] * 3), (1, 1, 1)).round(1)
+    assert outcome.metrics["comm/scalars"] == 2 * 3 * 7
+
+
+@pytest.mark.parametrize("method", ["FedAvg", "Scaffold", "FedGen"])
+def test_ranks_transports_and_secure_aggregation_do_not_change_it_nor_does_it_change_the_run(
+    method: str, fit_small: Any, tmp_path: Path
+) -> None:
+    def fit(name: str, gradient_diversity: bool = True, **options: Any) -> list[dict[str, float]]:
+        evaluation = Evaluation(every=2, extractors=[], gradient_diversity=gradient_diversity)
+        fit_small(tmp_path / name, method=method, evaluation=evaluation, **options)
+        rows = read_metrics(tmp_path / name / "metrics.csv")
+        return [
+            {key: value for key, value in row.items() if not key.startswith(("time/", "comm/wire"))} for row in rows
+        ]
+
+    alone = fit("alone")
+    assert all(name in row for row in alone for name in DIVERSITY)
+    assert all(row["diversity/times_cohort"] > 1 for row in alone)
+    assert fit("two", devices=2) == alone
+    assert fit("messages", transport="messages", devices=3) == alone
+    without = fit("without", gradient_diversity=False)
+    assert without == [{key: value for key, value in row.items() if key not in DIVERSITY} for row in alone]
+    assert read_ledger(tmp_path / "without" / "ledger.csv") == read_ledger(tmp_path / "alone" / "ledger.csv")
+    if method == "FedAvg":
+        (first, _) = fit("secure", method_options={"topology": Star(secure_aggregation=SecureAggregation())})
+        assert {name: first[name] for name in DIVERSITY} == {name: alone[0][name] for name in DIVERSITY}
+        assert first["comm/scalars"] == alone[0]["comm/scalars"]
+        assert first["comm/bytes"] > alone[0]["comm/bytes"]
+
+
+def test_equal_clients_are_as_little_diverse_as_can_be() -> None:
+    training = LocalTraining(epochs=3, batch_size=1000)
+    trial = Trial(FedAvg(training), Pull([0, 0], [[3, 4]] * 4), (1, 1, 1, 1))
+    for t in (1, 2):
+        assert diversity_of(trial.round(t, gradient_diversity=True))["diversity/times_cohort"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("method", ["Prism", "DSFL", "SubFedAvg", "DisPFL", "Isolated"])
+def test_methods_without_updates_are_refused_before_anything_starts(
+    method: str, fit_small: Any, tmp_path: Path
+) -> None:
+    refusal = re.escape(
+        f"--evaluation.gradient_diversity true compares weights that clients send to a server, but {method} sends none"
+    )
+    with pytest.raises(UsageError, match=refusal):
+        fit_small(tmp_path / "run", method=method, evaluation=Evaluation(extractors=[], gradient_diversity=True))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_method_that_says_so_has_updates() -> None:
+    from small_methods import SERVER_METHODS, small_method
+
+    has = {name for name in SERVER_METHODS if small_method(name).has_updates}
+    assert has == set(SERVER_METHODS) - {"Prism", "DSFL", "SubFedAvg"}
+    with pytest.raises(TypeError, match="Prism has no updates"):
+        small_method("Prism").update_of({}, {"x": torch.zeros(1)})
