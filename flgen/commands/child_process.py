@@ -11,16 +11,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from flgen.federation.interruption import die_with_parent
+
 
 def run_flgen(arguments: Sequence[str]) -> int:
     """Run another command of flgen to its end; return its exit status.
 
-    SIGTERM is passed on to it. Ctrl-C reaches it by itself, as it is in the terminal's foreground too.
+    SIGTERM is passed on to it. Ctrl-C reaches it by itself, as it is in the terminal's foreground too. It does not
+    outlive this process.
 
     Args:
         arguments: What is typed after `flgen`.
     """
-    with _stop_signals_held() as held, subprocess.Popen([sys.executable, "-m", "flgen.cli", *arguments]) as child:
+    command = [sys.executable, "-m", "flgen.cli", *arguments]
+    with _stop_signals_held() as held, subprocess.Popen(command, preexec_fn=die_with_parent) as child:
         held.pass_on_to(child)
         status = child.wait()
     return 128 - status if status < 0 else status

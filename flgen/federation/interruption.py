@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -50,3 +52,10 @@ class StopRequest:
         finally:
             for number, old in previous.items():
                 signal.signal(number, old)
+
+
+def die_with_parent() -> None:
+    """Let the kernel kill this process when the one that started it dies, so that no orphan computes on."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

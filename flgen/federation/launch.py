@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import multiprocessing
 import os
-import signal
 import sys
 import traceback
 import warnings
@@ -20,7 +18,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from flgen.errors import FlgenError, UsageError
 from flgen.federation.hooks import HookingFabric
-from flgen.federation.interruption import StopRequest
+from flgen.federation.interruption import StopRequest, die_with_parent
 from flgen.federation.strategy import ClientParallelStrategy, RankStrategy
 
 LOST_CONTACT = 75
@@ -127,7 +125,7 @@ def launch(fabric: Fabric, function: Callable[[StopRequest], Any]) -> Any:
 def _run_guarded(fabric: Fabric, function: Callable[[StopRequest], Any], first_failure: Any) -> Any:
     """Run `function` on one rank; `first_failure` is the exit status of the first forked rank that said why it ends."""
     if _is_child(fabric):
-        _die_with_parent()
+        die_with_parent()
     stop = StopRequest()
     with stop.listening():
         try:
@@ -189,13 +187,6 @@ def _is_child(fabric: Fabric) -> bool:
     """Whether a process of ours started this one, rather than torchrun, SLURM or a user."""
     environment = getattr(fabric.strategy, "cluster_environment", None)
     return _forked(fabric) or (isinstance(environment, LightningEnvironment) and fabric.local_rank > 0)
-
-
-def _die_with_parent() -> None:
-    """Let the kernel kill this rank when the process that started it dies, so that no orphan computes on."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def _one_line(error: BaseException) -> str:

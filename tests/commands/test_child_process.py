@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -41,6 +42,25 @@ def test_sigterm_reaches_the_command_and_the_old_handler_comes_back(
     assert time.monotonic() - started < 30
     stopper.join()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_command_does_not_outlive_the_one_that_started_it(tmp_path: Path) -> None:
+    patient = tmp_path / "patient"
+    here = f"{tmp_path}/pid"
+    patient.write_text(f"#!/bin/sh\necho $$ > {here}.partial\nmv {here}.partial {here}\nexec sleep 60\n")
+    patient.chmod(0o755)
+    code = f"import sys; sys.executable = {str(patient)!r}\n"
+    code += "from flgen.commands.child_process import run_flgen; run_flgen(['fit'])"
+    with subprocess.Popen([sys.executable, "-c", code]) as starter:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        child = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}")
+        assert child.exists()
+        starter.kill()
+        while child.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert not child.exists()
 
 
 def test_only_a_run_without_any_checkpoint_is_removed(tmp_path: Path) -> None:
