@@ -283,9 +283,61 @@ def test_the_tables_of_dispfl_have_every_option() -> None:
         assert documented == set(inspect.signature(owner.__init__).parameters) - {"self"}
 
 
-def test_the_table_of_baselines_names_every_file() -> None:
-    documented = {row[0] for row in table_of("docs/methods/dispfl.md", "file in `configs/baselines/`")}
-    assert documented == {path.name for path in (REPOSITORY / "configs" / "baselines").glob("*.yaml")}
+def test_the_tables_of_baselines_name_every_file_once() -> None:
+    pages = ("docs/methods/dispfl.md", "docs/methods/gptfl.md")
+    documented = [row[0] for page in pages for row in table_of(page, "file in `configs/baselines/`")]
+    assert sorted(documented) == sorted(path.name for path in (REPOSITORY / "configs" / "baselines").glob("*.yaml"))
+
+
+GPTFL = ("FedAvg", "FedProx", "Scaffold", "FedOpt", "FedDF", "DSFL", "FedET", "FedGen", "DynaFed")
+
+
+@pytest.mark.parametrize("method", GPTFL)
+def test_the_tables_of_gptfl_have_every_option_and_its_default(method: str) -> None:
+    import flgen
+
+    page = "docs/methods/gptfl.md"
+    own = table_of(page, f"option of {method}")
+    if method in ("FedAvg", "FedProx", "FedOpt"):
+        own += table_of(page, "option of FedAvg, FedProx and FedOpt")
+    for_all = {row[0] for row in table_of(page, "option of every method")}
+    options = dict(list(inspect.signature(getattr(flgen, method).__init__).parameters.items())[1:])
+    assert for_all | {row[0] for row in own} == set(options)
+    assert {option: default for option, default, _ in own} == {
+        option: {"None": "null", "True": "true", "False": "false"}.get(default := str(options[option].default), default)
+        for option, *_ in own
+    }
+
+
+def test_the_table_of_costs_says_what_methods_ask_for() -> None:
+    import flgen
+
+    documented = {row[0]: row[2:] for row in table_of("docs/methods/gptfl.md", "method")}
+    assert documented == {
+        name: [
+            "yes" if "public_data" in inspect.signature(getattr(flgen, name).__init__).parameters else "no",
+            "no" if getattr(flgen, name).collection == "gather" else "yes",
+        ]
+        for name in GPTFL
+    }
+
+
+def test_the_table_of_server_optimisers_has_their_defaults() -> None:
+    from flgen.methods.fedopt import RATES
+
+    rows = table_of("docs/methods/gptfl.md", "rule of FedOpt")
+    names = ("server_learning_rate", "beta_1", "beta_2", "tau")
+    documented = {
+        rule: {name: float(cell) for name, cell in zip(names, cells, strict=True) if cell} for rule, _, *cells in rows
+    }
+    assert documented == RATES
+
+
+def test_the_table_of_stages_is_that_of_the_pipeline() -> None:
+    from flgen.commands.pipeline import OUTPUTS
+
+    documented = {row[0]: row[1].rstrip("/") for row in table_of("docs/configuration.md", "`command` of a stage")}
+    assert documented == {command: output.artefact for command, output in OUTPUTS.items()}
 
 
 def test_the_table_of_prism_has_every_option() -> None:

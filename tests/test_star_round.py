@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peer_trial import ONE_STEP, Pull, Remembering, Trial
+from torch import Tensor
 
-from flgen import Evaluation, FedAvg, LocalTraining, SecureAggregation, Star
+from flgen import Evaluation, FedAvg, LocalTraining, Scaffold, SecureAggregation, Star
+from flgen.client_turns import ErrorPolicy
 from flgen.errors import UsageError
 from flgen.experiment.records import read_ledger, read_metrics
+from flgen.federation.interruption import StopRequest
 
 DIVERSITY = ("diversity/gradient", "diversity/times_cohort", "diversity/cosine")
 
@@ -101,3 +105,88 @@ def test_a_method_that_says_so_has_updates() -> None:
     assert has == set(SERVER_METHODS) - {"Prism", "DSFL", "SubFedAvg"}
     with pytest.raises(TypeError, match="Prism has no updates"):
         small_method("Prism").update_of({}, {"x": torch.zeros(1)})
+
+
+TARGETS = [[1.0, 2.0], [-1.0, 0.5], [0.0, 3.0], [2.0, -2.0], [0.5, 0.5]]
+KEEPING = {
+    "FedAvg": lambda star: FedAvg(ONE_STEP, keep_personal=True, topology=star),
+    "Scaffold": lambda star: Scaffold(ONE_STEP, topology=star),
+}
+
+
+class Failing(Pull):
+    """Its loss raises, or is no number, on the data of the client `failing`."""
+
+    failing: int | None = None
+    how = "raise"
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        if batch[1][0] == self.failing:
+            if self.how == "raise":
+                raise RuntimeError("no power")
+            return loss * torch.nan
+        return loss
+
+
+def secure_trial(method: str) -> Trial:
+    """Five clients that keep state, under secure aggregation, after a first round."""
+    star = Star(secure_aggregation=SecureAggregation())
+    trial = Trial(KEEPING[method](star), Failing([0, 0], TARGETS), (1, 2, 3, 1, 1))
+    trial.round(1)
+    return trial
+
+
+def everything(trial: Trial) -> dict[str, list[float]]:
+    """Return the server's tensors and every client's state."""
+    kept = {f"client {k} {name}": value for k in range(5) for name, value in trial.state(k).items()}
+    server = {name: value for name, value in trial.method.state_dict().items() if isinstance(value, Tensor)}
+    return {name: value.flatten().tolist() for name, value in {**server, **kept}.items()}
+
+
+@pytest.mark.parametrize("method", ["FedAvg", "Scaffold"])
+@pytest.mark.parametrize(("hook", "client"), [("on_client_start", 0), ("on_local_step", 2), ("on_client_end", 4)])
+def test_a_stop_between_the_keys_and_the_shares_that_unmask_leaves_no_trace(
+    hook: str, client: int, method: str
+) -> None:
+    whole, stopped = secure_trial(method), secure_trial(method)
+    before = everything(stopped)
+    expected = whole.round(2)
+    stop = StopRequest()
+
+    def call(name: str, **about: int) -> None:
+        if (name, about["client"]) == (hook, client):
+            stop.receive(signal.SIGTERM)
+
+    outcome = stopped.round(2, stop=stop, call=call)
+    assert (outcome.stop, outcome.ledger, outcome.metrics) == (signal.SIGTERM, [], {})
+    assert stopped.method.topology.ledger.rows == {}
+    assert everything(stopped) == before
+
+    # The round again, with keys of its own: the run goes on bit for bit, and its traffic is counted once.
+    assert stopped.round(2).ledger == expected.ledger
+    assert everything(stopped) == everything(whole) != before
+
+
+@pytest.mark.parametrize("how", ["raise", "nan"])
+@pytest.mark.parametrize("method", ["FedAvg", "Scaffold"])
+def test_a_client_whose_upload_is_lost_keeps_the_state_it_had(method: str, how: str) -> None:
+    trial = secure_trial(method)
+    before = everything(trial)
+    trial.job.model.failing, trial.job.model.how = 2, how  # type: ignore[assignment]
+    outcome = trial.round(2, policy=ErrorPolicy("skip", min_clients=1))
+    assert outcome.failures.keys() == {2}
+    after = everything(trial)
+    changed = {name for name in after if after[name] != before[name]}
+    assert not {name for name in changed if name.startswith("client 2")}
+    assert {name[:8] for name in changed if name.startswith("client")} == {f"client {k}" for k in (0, 1, 3, 4)}
+    if method == "Scaffold":  # c moves by what the others say, over all five
+        moves = [
+            [
+                (new - old) / 5
+                for old, new in zip(before[f"client {k} control"], after[f"client {k} control"], strict=True)
+            ]
+            for k in (0, 1, 3, 4)
+        ]
+        expected = [old + sum(parts) for old, *parts in zip(before["control"], *moves, strict=True)]
+        assert after["control"] == pytest.approx(expected, abs=1e-5)

@@ -129,6 +129,9 @@ def build(configuration: Configuration) -> Namespace:
     """Return the objects of a configuration; a module's initial weights are those of the run's seed."""
     from lightning.fabric import seed_everything
 
+    from flgen.federation.launch import keep_to_one_thread
+
+    keep_to_one_thread()
     seed_everything(configuration.values.seed_everything, verbose=False)
     return configuration.build()
 

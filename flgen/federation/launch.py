@@ -65,10 +65,14 @@ def build_fabric(
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # that ranks end with the job is meant
-    single = str(devices) == "1" and num_nodes == 1
     on_gpu = accelerator in ("cuda", "gpu") or (accelerator == "auto" and torch.cuda.is_available())
+    if devices == "auto" and not on_gpu and not _started_by_a_launcher():
+        devices = 1
+    single = str(devices) == "1" and num_nodes == 1
     if accelerator == "auto" and not on_gpu:
         accelerator = "cpu"  # the strategy carries gloo or NCCL; Fabric's automatic choice may be neither
+    if not single and not on_gpu:
+        keep_to_one_thread()
     strategy = "auto" if single else ranks(timeout_s, "popen" if on_gpu else "fork")
     try:
         return HookingFabric(
@@ -85,6 +89,19 @@ def build_fabric(
             raise
         what = f"--trainer.accelerator {accelerator} --trainer.devices {devices} --trainer.num_nodes {num_nodes}"
         raise UsageError(f"{what}: {_one_line(error)}") from error
+
+
+def keep_to_one_thread() -> None:
+    """Let this process compute on one thread until ranks are forked.
+
+    A forked rank that wants a team of OpenMP threads waits for ever for those of its parent, if that had any.
+    """
+    torch.set_num_threads(1)
+
+
+def _started_by_a_launcher() -> bool:
+    """Whether torchrun or SLURM has started several ranks."""
+    return any(int(os.environ.get(name) or 1) > 1 for name in ("WORLD_SIZE", "SLURM_NTASKS"))
 
 
 def share_of_cores(ranks_here: int) -> int:

@@ -131,7 +131,8 @@ class ServerMethod(Method):
                 f"{type(self).__name__} cannot run under --method.topology.secure_aggregation "
                 f"({self.needs_single_uploads}): set it to null"
             )
-        secure_aggregation.check_cohort(federation.clients_per_round or len(federation))
+        most_samples = max(client.samples for client in federation.clients)
+        secure_aggregation.check_cohort(federation.clients_per_round or len(federation), most_samples)
 
     @abstractmethod
     def download(self, t: int) -> Payload:

@@ -195,9 +195,10 @@ class LabelTable:
         Raises:
             UsageError: The label is empty or too long.
         """
-        added = np.array(self.layout.cell(label, v), dtype=np.uint64)
-        for i, j in self.layout.cells_of(label):
-            residues.add(self.cells[i, j], added, MODULUS)
+        places = tuple(np.transpose(list(self.layout.cells_of(label))))  # one in each sub-table
+        cells = self.cells[places]  # (k, Cc + 2)
+        residues.add(cells, np.array(self.layout.cell(label, v), dtype=np.uint64), MODULUS)
+        self.cells[places] = cells
 
     def merge(self, other: LabelTable) -> LabelTable:
         """Return the table of both multisets: the sum that secure aggregation computes."""

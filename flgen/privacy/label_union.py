@@ -36,23 +36,25 @@ else:
 
 log = logging.getLogger("flgen")
 
+LARGEST_TABLE_BYTES = 2**30
+
 
 @dataclass(frozen=True)
 class LabelUnionOptions:
     """How the labels of all clients are brought together.
 
     Args:
-        capacity: Upper bound n of the number of distinct labels of all clients together; public.
+        capacity: Upper bound n of the number of distinct labels of all clients together, up to 10^9; public.
         hashes: Sub-tables k, each with a cell for every label, 3 to 6.
         failure_rate: Probability delta, at most, that two labels meet in all their cells and the table must be sent
-            again.
+            again; from 1e-18, the probability that an error is not noticed.
         count_mode: "blind" multiplies every label with a random number, so that the server learns the union alone;
             "clients" also tells it how many clients hold each label.
         key_cells: Words Cc of a label; a label has at most 7 Cc - 1 bytes, 1 to 36 words.
-        attempts: How often to try, each time with twice as many cells as before.
+        attempts: How often to try, each time with twice as many cells as before, 1 to 20.
 
     Raises:
-        UsageError: A number is out of its range.
+        UsageError: A number is out of its range, or the last attempt's table would have more than 2^30 bytes.
     """
 
     capacity: int
@@ -63,15 +65,32 @@ class LabelUnionOptions:
     attempts: int = 5
 
     def __post_init__(self) -> None:
-        for option in ("capacity", "attempts"):
-            if getattr(self, option) < 1:
-                raise UsageError(f"--union.{option} is {getattr(self, option)}: give 1 or more")
+        for option, most in (("capacity", 10**9), ("attempts", 20)):
+            if not 1 <= getattr(self, option) <= most:
+                raise UsageError(f"--union.{option} is {getattr(self, option)}: give 1 to {most}")
         if self.hashes not in CELLS_PER_KEY:
             raise UsageError(f"--union.hashes is {self.hashes}: give {min(CELLS_PER_KEY)} to {max(CELLS_PER_KEY)}")
-        if not 0 < self.failure_rate < 1:
-            raise UsageError(f"--union.failure_rate is {self.failure_rate}: give a probability above 0 and below 1")
+        if not 1e-18 <= self.failure_rate < 1:
+            raise UsageError(f"--union.failure_rate is {self.failure_rate}: give a probability from 1e-18, below 1")
         if not 1 <= self.key_cells <= 36:  # the length of a label is one byte
             raise UsageError(f"--union.key_cells is {self.key_cells}: give 1 to 36")
+        largest = self.layout(self.attempts, seed=0).nbytes
+        if largest > LARGEST_TABLE_BYTES:
+            raise UsageError(
+                f"--union.capacity is {self.capacity}: in attempt {self.attempts} every client would send a table of "
+                f"{largest / 2**20:,.0f} MiB, more than {LARGEST_TABLE_BYTES // 2**20:,}; lower it, "
+                "--union.key_cells or --union.attempts, or raise --union.failure_rate"
+            )
+
+    def layout(self, attempt: int, seed: int) -> TableLayout:
+        """Return the layout of an attempt's table, from 1: each has twice as many cells as the one before.
+
+        Args:
+            attempt: Its number.
+            seed: Of its hash functions.
+        """
+        width = table_width(self.capacity, self.hashes, self.failure_rate)
+        return TableLayout(self.hashes, width << (attempt - 1), self.key_cells, seed)
 
 
 @dataclass(frozen=True)
@@ -159,26 +178,23 @@ def label_union(
     cohort = sorted(rank_of)
     fewest = max(2, secure_aggregation.min_participants)
     if len(cohort) < fewest:
+        or_lower = ", or lower --secure_aggregation.min_participants" if fewest > 2 else ""
         raise UsageError(
             f"{len(cohort)} client{'s' * (len(cohort) != 1)} cannot hide the labels from the server, at least {fewest} "
-            "are needed: raise --partition.clients"
+            f"are needed: raise --partition.clients{or_lower}"
         )
     if len(cohort) < FEW and channel.rank == 0:
         log.warning("only %d clients: who knows the labels of some can tell much about the others'", len(cohort))
-    width = table_width(options.capacity, options.hashes, options.failure_rate)
+    v = draw if options.count_mode == "blind" else _once
     sent_bytes = 0
     for attempt in range(1, options.attempts + 1):
-        seed = streams.seed_for("label table", round=attempt)
-        layout = TableLayout(options.hashes, width, options.key_cells, seed)
-        v = draw if options.count_mode == "blind" else _once
-        tables = {client: client_table(client, labels, layout, v) for client, labels in labels_of.items()}
+        layout = options.layout(attempt, streams.seed_for("label table", round=attempt))
         sent_bytes += layout.nbytes
-
         secure = secure_sum.SecureSum(
             channel, ledger, secure_aggregation, modulus=MODULUS, round=attempt, purpose="label tables", streams=streams
         )
         secure.open(cohort, rank_of)
-        total = _add_up(tables, layout, secure)
+        total = _add_up(labels_of, layout, v, secure)
         read = None if total is None else _read(total, len(cohort), options, attempt, sent_bytes)
         union = _tell_everyone(read, secure)
         if union.complete:
@@ -191,7 +207,6 @@ def label_union(
                 union.residual_cells,
                 union.k * union.m,
             )
-        width *= 2
     tried = f"{options.attempts} attempt{'s' * (options.attempts > 1)}"
     raise FlgenError(
         f"the labels could not be read in {tried} ({layout.hashes} x {layout.width} cells in the last): the clients "
@@ -225,10 +240,13 @@ def _once() -> int:
     return 1
 
 
-def _add_up(tables: Mapping[int, LabelTable], layout: TableLayout, secure: SecureSum) -> LabelTable | None:
+def _add_up(
+    labels_of: Mapping[int, Iterable[str]], layout: TableLayout, draw: Callable[[], int], secure: SecureSum
+) -> LabelTable | None:
     """Return the sum of all clients' tables on the server, None elsewhere; this rank masks those of its clients."""
     masked_sum = residues.zeros(math.prod(layout.shape), MODULUS)
-    for client, table in tables.items():
+    for client, labels in labels_of.items():  # one table at a time: there may be thousands of clients
+        table = client_table(client, labels, layout, draw)
         masked = secure.mask(client, table.cells.reshape(-1))
         secure.ledger.record(secure.round, "upload", "client->server", messages=1, bytes=masked.nbytes)
         residues.add(masked_sum, masked, MODULUS)

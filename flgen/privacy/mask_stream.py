@@ -14,7 +14,7 @@ from Crypto.Cipher import AES
 from flgen.wire import residues
 from flgen.wire.residues import Residues
 
-_PIECE = 2**14  # elements; a piece of the stream and what it is added to stay in the cache
+_PIECE = 2**16  # elements; a piece of the stream and what it is added to stay in the cache
 _ZEROS = bytes(8 * _PIECE)
 
 
@@ -32,7 +32,6 @@ class MaskStream:
         self._cipher = AES.new(key, AES.MODE_CTR, nonce=bytes(8))
         self._word = np.dtype(residues.word_type(modulus)).newbyteorder("<")
         self._low_bits = (modulus - 1).bit_length()
-        self._buffer = bytearray(8 * _PIECE)
 
     def draw(self, count: int) -> Residues:
         """Return the next residues (count,)."""
@@ -53,19 +52,18 @@ class MaskStream:
             change(total[start : start + len(piece)], piece, self.modulus)
 
     def _pieces(self, count: int) -> Iterator[tuple[int, Residues]]:
+        buffer = memoryview(bytearray(self._word.itemsize * min(count, _PIECE)))
         done = 0
         while done < count:
-            piece = self._words(min(count - done, _PIECE))
+            piece = self._words(buffer[: self._word.itemsize * (count - done)])
             if not residues.is_power_of_two(self.modulus):
                 piece = piece[piece < self.modulus]
             yield done, piece
             done += len(piece)
 
-    def _words(self, count: int) -> Residues:
-        """Return numbers of as many bits as R - 1 has, uniform; the next call overwrites them."""
-        size = count * self._word.itemsize
-        stream = memoryview(self._buffer)[:size]
-        self._cipher.encrypt(memoryview(_ZEROS)[:size], output=stream)
+    def _words(self, stream: memoryview) -> Residues:
+        """Fill a buffer with numbers of as many bits as R - 1 has, uniform, and return them."""
+        self._cipher.encrypt(memoryview(_ZEROS)[: len(stream)], output=stream)
         words = np.frombuffer(stream, dtype=self._word)
         if self._low_bits < 8 * self._word.itemsize:
             words &= self._word.type(2**self._low_bits - 1)

@@ -5,7 +5,7 @@ Bell et al., "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead",
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import count
 
 import networkx
@@ -33,3 +33,14 @@ def pairing_graph(cohort: Sequence[int], degree: int, streams: RandomStreams, ro
         if networkx.is_connected(graph):  # at degree 3 and more the first one nearly always is
             break
     return {ids[k]: tuple(sorted(ids[j] for j in graph[k])) for k in range(n)}
+
+
+def is_connected(neighbours: Mapping[int, Collection[int]], clients: Collection[int]) -> bool:
+    """Return whether some clients, not none, reach each other in a graph without passing by one of the others.
+
+    Args:
+        neighbours: Of each client, by id.
+        clients: Ids of some of them.
+    """
+    edges = {u: [v for v in neighbours[u] if v in clients] for u in clients}
+    return bool(networkx.is_connected(networkx.Graph(edges)))

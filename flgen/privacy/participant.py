@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 import numpy as np
+from Crypto.PublicKey.ECC import EccKey
 
 from flgen.errors import FlgenError
 from flgen.privacy import shamir
@@ -18,6 +19,7 @@ from flgen.privacy.key_agreement import (
     agreed_key,
     derive_key,
     new_secret,
+    private_key,
     public_key,
     seal,
     unseal,
@@ -51,15 +53,16 @@ class Participant:
         self.threshold = threshold
         self.min_participants = min_participants
         self.modulus = modulus
-        self._encryption_secret = new_secret()
-        self._masking_secret = new_secret()  # of the key pair s_u
+        self._encryption_key = private_key(new_secret())  # c_u
+        self._masking_secret = new_secret()
+        self._masking_key = private_key(self._masking_secret)  # s_u
         self._seed = new_secret()  # b_u
         self._masked = False
         self._given: dict[int, str] = {}
 
     def advertise(self) -> bytes:
         """Round 0: return the public keys c_u and s_u, 64 bytes."""
-        return public_key(self._encryption_secret) + public_key(self._masking_secret)
+        return public_key(self._encryption_key) + public_key(self._masking_key)
 
     def share(self, run: str, keys: Mapping[int, bytes]) -> dict[int, bytes]:
         """Round 1: return the shares of b_u and s_u, each sealed for its receiver, by receiver.
@@ -77,7 +80,9 @@ class Participant:
         )
         shares = {v: _share_bytes(b_u[z]) + _share_bytes(s_u[z]) for v, z in points.items()}
         self._own_share = shares.pop(self.client)
-        return {v: seal(self._sealing_key(v, self.client, v), both) for v, both in shares.items()}
+        # One key for both directions: each seals one message with it, whose nonce is the sender's id.
+        self._sealing_keys = {v: self._agree_on_sealing(v) for v in self.others}
+        return {v: seal(self._sealing_keys[v], self.client, both) for v, both in shares.items()}
 
     def receive(self, sealed: Mapping[int, bytes]) -> None:
         """Round 1, second half: keep what the neighbours sealed for this client, by sender."""
@@ -98,7 +103,7 @@ class Participant:
         y_u = residues.as_residues(x_u, self.modulus)
         MaskStream(self_mask_key(self._seed, self._run, self.client), self.modulus).add_to(y_u, +1)
         for v in self.others:
-            s_uv = pair_mask_key(self._masking_secret, self._keys[v][KEY_BYTES:], self._run, self.client, v)
+            s_uv = pair_mask_key(self._masking_key, self._keys[v][KEY_BYTES:], self._run, self.client, v)
             MaskStream(s_uv, self.modulus).add_to(y_u, pair_sign(self.client, v))
         return y_u
 
@@ -128,11 +133,11 @@ class Participant:
         return b"".join(both[:SHARE_BYTES] if kinds[v] == "b" else both[SHARE_BYTES:] for v, both in shares.items())
 
     def _share_of(self, v: int) -> bytes:
-        return self._own_share if v == self.client else unseal(self._sealing_key(v, v, self.client), self._sealed[v])
+        return self._own_share if v == self.client else unseal(self._sealing_keys[v], v, self._sealed[v])
 
-    def _sealing_key(self, other: int, sender: int, receiver: int) -> bytes:
-        purpose = f"{self._run}/share from {sender} for {receiver}"
-        return agreed_key(self._encryption_secret, self._keys[other][:KEY_BYTES], purpose)
+    def _agree_on_sealing(self, v: int) -> bytes:
+        purpose = f"{self._run}/shares of {_pair(self.client, v)}"
+        return agreed_key(self._encryption_key, self._keys[v][:KEY_BYTES], purpose)
 
 
 def self_mask_key(seed: bytes, run: str, u: int) -> bytes:
@@ -140,14 +145,18 @@ def self_mask_key(seed: bytes, run: str, u: int) -> bytes:
     return derive_key(seed, f"{run}/self mask of {u}")
 
 
-def pair_mask_key(secret: bytes, their_public: bytes, run: str, u: int, v: int) -> bytes:
-    """Return the key of the mask that clients u and v share, from the secret key of one and the other's public key."""
-    return agreed_key(secret, their_public, f"{run}/pair mask of {min(u, v)} and {max(u, v)}")
+def pair_mask_key(key: EccKey, their_public: bytes, run: str, u: int, v: int) -> bytes:
+    """Return the key of the mask that clients u and v share, from the key of one and the other's public key."""
+    return agreed_key(key, their_public, f"{run}/pair mask of {_pair(u, v)}")
 
 
 def pair_sign(u: int, v: int) -> int:
     """sigma_uv: the sign with which client u adds the mask it has with v."""
     return 1 if u > v else -1
+
+
+def _pair(u: int, v: int) -> str:
+    return f"{min(u, v)} and {max(u, v)}"
 
 
 def _share_bytes(share: int) -> bytes:

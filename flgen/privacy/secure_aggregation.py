@@ -80,14 +80,15 @@ class SecureAggregation:
         """Return how many of a neighbourhood of m clients must answer, t; at 2/3, floor(2 m / 3) + 1."""
         return min(math.floor(self.threshold * neighbourhood + 1e-9) + 1, neighbourhood)  # 2/3 of 3 is 2, not 1.99
 
-    def check_cohort(self, clients: int) -> None:
+    def check_cohort(self, clients: int, most_samples: int) -> None:
         """Refuse a cohort whose sum would show a single upload, or would not fit the modulus.
 
         Args:
             clients: Number of clients in a round.
+            most_samples: Upper bound of the number of training samples of each of them.
 
         Raises:
-            UsageError: There are fewer than `min_participants`, or more than the fixed point can add up.
+            UsageError: There are fewer than `min_participants`, or more than can be added up.
         """
         if clients < self.min_participants:
             alone = "the sum of one upload is that upload" if clients == 1 else "too few to hide among"
@@ -100,6 +101,11 @@ class SecureAggregation:
             raise UsageError(
                 f"the sum of {clients} clients could leave its {self.modulus_bits} bits (room for "
                 f"{self.code.capacity}): raise {OPTION}.modulus_bits, or lower .clip or .fraction_bits"
+            )
+        if not self.code.fits(clients * most_samples):
+            raise UsageError(
+                f"{OPTION}.modulus_bits is {self.modulus_bits}: too few to count the samples of {clients} clients with "
+                f"up to {most_samples}"
             )
         if clients < FEW:
             log.warning("secure aggregation hides each client among %d only; the sum says much about each", clients)

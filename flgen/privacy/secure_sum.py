@@ -7,7 +7,7 @@ signatures, which binds a server that lies about who arrived, is left out; a cli
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,9 +16,9 @@ from flgen.deferred import TYPE_CHECKING
 from flgen.errors import FlgenError
 from flgen.federation.streams import RandomStreams
 from flgen.privacy import shamir
-from flgen.privacy.key_agreement import KEY_BYTES, public_key
+from flgen.privacy.key_agreement import KEY_BYTES, private_key, public_key
 from flgen.privacy.mask_stream import MaskStream
-from flgen.privacy.pairing_graph import pairing_graph
+from flgen.privacy.pairing_graph import is_connected, pairing_graph
 from flgen.privacy.participant import (
     KEYS_BYTES,
     SEALED_BYTES,
@@ -130,48 +130,48 @@ class SecureSum:
         """Return the sum of every rank's total mod R on the server, None elsewhere; all ranks call it.
 
         Args:
-            total: Sum of the masked vectors of this rank's clients; zeros if it has none.
+            total: Sum of the masked vectors of this rank's clients, zeros if it has none; it may be overwritten.
         """
         if self.channel.world_size == 1:
             return total
         if not self.is_server:
-            self.ledger.record(self.round, "upload", "client->server", wire_bytes=8 * len(total))
-        words = torch.from_numpy(total.astype(np.uint64).view(np.int64))
-        if residues.is_power_of_two(self.modulus):  # 2^k divides 2^64: an int64 that overflows is still right mod 2^k
+            self.ledger.record(self.round, "upload", "client->server", wire_bytes=total.nbytes)
+        words = residues.as_words(total)
+        if residues.is_power_of_two(self.modulus):  # 2^k divides 2^32 or 2^64: words that overflow are right mod 2^k
             words = words.to(self.channel.device)
             self.channel.reduce(words, self.server_rank)
-            summed = words.cpu().numpy().view(np.uint64) & np.uint64(self.modulus - 1)
-            return residues.as_residues(summed, self.modulus) if self.is_server else None
+            return residues.from_words(words, self.modulus) if self.is_server else None
         parts = self.channel.gather_tensors(words, self.server_rank)
         if not self.is_server:
             return None
         summed = residues.zeros(len(total), self.modulus)
         for part in parts:
-            residues.add(summed, part.cpu().numpy().view(np.uint64), self.modulus)
+            residues.add(summed, residues.from_words(part, self.modulus), self.modulus)
         return summed
 
-    def unmask(self, total: Residues | None, arrived: Sequence[int]) -> Residues | None:
+    def unmask(self, total: Residues | None, arrived: Collection[int], silent: Collection[int] = ()) -> Residues | None:
         """Round 4: return sum_{u in U3} x_u mod R on the server, None elsewhere; all ranks call it.
 
         Args:
             total: On the server, the sum of the masked vectors of U3; it is not changed.
             arrived: Ids of U3; the others of the cohort dropped out after they had shared their secrets.
+            silent: Ids of those of U3 who dropped out when their vector had arrived: it counts, they do not answer.
 
         Raises:
             FlgenError: Too few clients answered.
         """
-        U3 = sorted(arrived)
-        dropped = [v for v in self.cohort if v not in set(U3) and any(u in set(U3) for u in self.neighbourhood[v])]
-        self._check_enough(U3, dropped)
+        U3 = frozenset(arrived)
+        dropped = [v for v in self.cohort if v not in U3 and not U3.isdisjoint(self.neighbourhood[v])]
+        answering = U3.difference(silent)
+        self._check_enough(U3, dropped, answering)
 
         answers = {
-            v: torch.frombuffer(bytearray(participant.answer(U3)), dtype=torch.uint8)
-            for v, participant in self.participants.items()
-            if v in U3
+            v: torch.frombuffer(bytearray(self.participants[v].answer(U3)), dtype=torch.uint8)
+            for v in answering.intersection(self.participants)
         }
         self._record_from_server("unmask", dict.fromkeys(U3, -(-len(self.cohort) // 8)))  # U3, one bit per client
         self._record("unmask", "client->server", len(answers), sum(answer.numel() for answer in answers.values()))
-        plan = [(v, self.rank_of[v], SHARE_BYTES * len(self.neighbourhood[v])) for v in U3]
+        plan = [(v, self.rank_of[v], SHARE_BYTES * len(self.neighbourhood[v])) for v in sorted(answering)]
         received = self.channel.gather_messages(answers, plan, self.server_rank)
         if not self.is_server:
             return None
@@ -183,33 +183,37 @@ class SecureSum:
             b_u = self._rebuild(u, shares[u])
             MaskStream(self_mask_key(b_u, self.run, u), self.modulus).add_to(z, -1)
         for v in dropped:
-            s_v = self._rebuild(v, shares[v])
+            s_v = private_key(self._rebuild(v, shares[v]))
             if public_key(s_v) != self.keys[v][KEY_BYTES:]:
                 raise FlgenError(f"{self._where}: the shares of client {v} do not give the key it had shared")
-            for u in U3:
-                if u in self.neighbourhood[v]:
-                    s_uv = pair_mask_key(s_v, self.keys[u][KEY_BYTES:], self.run, u, v)
-                    MaskStream(s_uv, self.modulus).add_to(z, -pair_sign(u, v))
+            for u in U3.intersection(self.neighbourhood[v]):
+                s_uv = pair_mask_key(s_v, self.keys[u][KEY_BYTES:], self.run, u, v)
+                MaskStream(s_uv, self.modulus).add_to(z, -pair_sign(u, v))
         return z
 
     @property
     def _where(self) -> str:
         return f"round {self.round}: secure aggregation of {self.purpose}"
 
-    def _check_enough(self, U3: Sequence[int], dropped: Sequence[int]) -> None:
+    def _check_enough(self, U3: Collection[int], dropped: Sequence[int], answering: Collection[int]) -> None:
         if len(U3) < self.options.min_participants:
             raise FlgenError(
                 f"{self._where}: {len(U3)} of {len(self.cohort)} clients are left, {OPTION}.min_participants asks for "
                 f"{self.options.min_participants}"
             )
-        for u in (*U3, *dropped):
-            answering = sum(v in set(U3) for v in self.neighbourhood[u])
-            if answering < self.threshold[u]:
+        for u in (*sorted(U3), *dropped):
+            holders = sum(v in answering for v in self.neighbourhood[u])
+            if holders < self.threshold[u]:
                 raise FlgenError(
-                    f"{self._where}: {answering} of the {len(self.neighbourhood[u])} clients that hold shares of "
+                    f"{self._where}: {holders} of the {len(self.neighbourhood[u])} clients that hold shares of "
                     f"client {u} answered, {self.threshold[u]} are needed to remove its masks; raise "
                     f"{OPTION}.neighbours or lower .threshold"
                 )
+        if not is_connected(self.neighbourhood, U3):  # the masks of each part would cancel by themselves
+            raise FlgenError(
+                f"{self._where}: the {len(U3)} of {len(self.cohort)} clients that are left fall into groups with no "
+                f"masks between them, and the server would see the sum of each; raise {OPTION}.neighbours"
+            )
 
     def _sort_shares(self, answers: Mapping[int, bytes]) -> dict[int, dict[int, int]]:
         """Return the shares of each client's secret by their points, from what the holders answered."""

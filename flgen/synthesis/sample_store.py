@@ -115,8 +115,8 @@ def read_sample(path: Path, id: str) -> StoredSample:
     Raises:
         FlgenError: If it is not there, or damaged.
     """
-    places = _places(path)
     try:
+        places = _places(path.resolve(), path.stat().st_mtime_ns)
         name = next(f"{id}.{extension}" for extension in EXTENSIONS if f"{id}.{extension}" in places)
         with path.open("rb") as file:
             content, facts = (_read_at(file, *places[member]) for member in (name, f"{id}.json"))
@@ -128,8 +128,8 @@ def read_sample(path: Path, id: str) -> StoredSample:
 
 
 @lru_cache(maxsize=256)
-def _places(path: Path) -> dict[str, tuple[int, int]]:
-    """Return offset and size, bytes, of every member of a tar file."""
+def _places(path: Path, modified_ns: int) -> dict[str, tuple[int, int]]:
+    """Return offset and size, bytes, of every member of a tar file; the time of its last change makes it that file."""
     try:
         with tarfile.open(path, "r:") as tar:
             return {member.name: (member.offset_data, member.size) for member in tar}

@@ -17,13 +17,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flgen.deferred import deferred_module
 from flgen.errors import UsageError
 from flgen.synthesis.extra import require_extra
 
+diffusers = deferred_module("diffusers")
+transformers = deferred_module("transformers")
+
 log = logging.getLogger("flgen")
 
-TEMPLATES = ("{}", "a photo of {}", "a picture of the {}", "an image that shows {}")
+TEMPLATES = (
+    "{}",
+    "a photo of {}",
+    "a photo of a {}",
+    "a picture of the {}",
+    "an image that shows {}",
+    "a drawing of {}",
+)
+TEMPLATES += ("a handwritten {}", "the digit {}", "a photo of the number {}", "a close-up photo of {} on paper")
+TEMPLATES += ("a black and white picture of {}", "{} in the middle of an image")
 PROMPT_DROPOUT = 0.15  # share of images trained without a prompt, for classifier-free guidance
+AUTOENCODER_WIDTHS = (16, 32)
 WIDTHS = (32, 64)
 TEXT_WIDTH = 64
 TEXT_LENGTH = 48
@@ -42,13 +56,13 @@ def train_small_diffusion(
     class_names: Sequence[str],
     folder: str | Path,
     *,
-    steps: int = 2500,
+    steps: int = 1500,
     seed: int = 0,
 ) -> None:
     """Train a Stable Diffusion in miniature on labelled images and save it with `save_pretrained`.
 
-    First an autoencoder learns to pass images through latents of the same height and width, then text encoder and UNet
-    learn together to take noise off the latents (v-prediction), with prompts of the class names.
+    First an autoencoder learns to pass images through latents of half their height and width, then text encoder and
+    UNet learn together to take noise off the latents (v-prediction), with prompts of the class names.
 
     Args:
         images: uint8 tensor (N, C, H, W), C = 1 or 3, sides multiples of 8.
@@ -67,9 +81,6 @@ def train_small_diffusion(
             f"small diffusion needs uint8 images (N, C, H, W) of sides in eights, not {tuple(images.shape)}"
         )
     require_extra("diffusers", "transformers")
-    import diffusers
-    import transformers
-
     transformers.utils.logging.disable_progress_bar()
     started = time.monotonic()
     pixels = images.float() / 127.5 - 1.0  # (N, C, H, W) in [-1, 1]
@@ -79,14 +90,14 @@ def train_small_diffusion(
         vae = diffusers.AutoencoderKL(
             in_channels=images.shape[1],
             out_channels=images.shape[1],
-            down_block_types=("DownEncoderBlock2D",),
-            up_block_types=("UpDecoderBlock2D",),
-            block_out_channels=(WIDTHS[0],),
+            down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
+            up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D"),
+            block_out_channels=AUTOENCODER_WIDTHS,
             norm_num_groups=8,
             latent_channels=LATENT_CHANNELS,
             sample_size=images.shape[-1],
         )
-        _train_autoencoder(vae, pixels, generator)
+        _train_autoencoder(vae, pixels, min(steps, AUTOENCODER_STEPS), generator)
         with torch.no_grad():
             latents = torch.cat([vae.encode(part).latent_dist.mode() for part in pixels.split(512)])
         scale = 1.0 / float(latents.std())
@@ -107,11 +118,11 @@ def train_small_diffusion(
             )
         )
         unet = diffusers.UNet2DConditionModel(
-            sample_size=images.shape[-1],
+            sample_size=latents.shape[-1],
             in_channels=LATENT_CHANNELS,
             out_channels=LATENT_CHANNELS,
-            down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
             block_out_channels=WIDTHS,
             layers_per_block=1,
             norm_num_groups=8,
@@ -142,10 +153,10 @@ def train_small_diffusion(
     log.info("small diffusion pipeline of %d images: %s, %.0f s", len(images), folder, time.monotonic() - started)
 
 
-def _train_autoencoder(vae: Any, pixels: Tensor, generator: torch.Generator) -> None:
+def _train_autoencoder(vae: Any, pixels: Tensor, steps: int, generator: torch.Generator) -> None:
     optimizer = torch.optim.Adam(vae.parameters(), LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, AUTOENCODER_STEPS)
-    for _ in range(AUTOENCODER_STEPS):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps)
+    for _ in range(steps):
         batch = pixels[torch.randint(len(pixels), (BATCH,), generator=generator)]
         latent = vae.encode(batch).latent_dist.mean
         # Noise on the latents makes the decoder forgive small errors of the denoiser.
@@ -204,11 +215,9 @@ def _train_denoiser(
 
 def _tokenizer() -> Any:
     """Return CLIP's tokenizer with the 256 bytes for its vocabulary: any text is a sequence of letters."""
-    from transformers import CLIPTokenizer
-
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     letters = [chr(byte) for byte in printable] + [chr(256 + number) for number in range(len(others))]
     words = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
     vocabulary = {word: number for number, word in enumerate(words)}
-    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=TEXT_LENGTH)
+    return transformers.CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=TEXT_LENGTH)

@@ -48,7 +48,7 @@ class SecureCollector:
         streams: The run's random streams.
 
     Raises:
-        UsageError: The method wants single uploads, or the modulus is too small for the numbers of samples.
+        UsageError: The method wants single uploads.
     """
 
     def __init__(
@@ -71,11 +71,6 @@ class SecureCollector:
         self._code = options.code
         self._cohort_size = len(samples)
         self._most_samples = max(samples.values())  # n_cap, public
-        if not self._code.fits(self._most_samples * self._cohort_size):
-            raise UsageError(
-                f"{OPTION}.modulus_bits is {options.modulus_bits}: too few to count the samples of "
-                f"{self._cohort_size} clients with up to {self._most_samples}"
-            )
         self._modulus = 2**options.modulus_bits
         self._sum = SecureSum(
             star.channel,
@@ -97,14 +92,15 @@ class SecureCollector:
         """Encode and mask one client's upload, enter it in the ledger, and keep it or add it to this rank's sum.
 
         Raises:
-            FlgenError: An entry does not fit those of other clients, or the sum of an integer entry could wrap.
+            FlgenError: An entry does not fit those of other clients, is not finite, or is an integer whose sum could
+                wrap.
         """
         upload = codecs.decode_payload(codecs.encode_payload(payload))  # what its own codecs leave of it
         for name, tensor in upload.items():
             _note(self._layout, name, Summand(tuple(tensor.shape), tensor.dtype))
-        x = self._encode(samples, upload)
+        x = self._encode(client, samples, upload)
         y = self._sum.mask(client, x)
-        message = codecs.encode_payload({"masked": codecs.dense(_to_tensor(y))})
+        message = codecs.encode_payload({"masked": codecs.dense(residues.as_words(y))})
         self._star.ledger.record(self._round, "upload", "client->server", messages=1, bytes=message.numel())
         self._clients.append(client)
         if self._star.transport == "messages":
@@ -143,7 +139,7 @@ class SecureCollector:
         clear = self._sum.unmask(total, arrived)
         return None if clear is None else self._uploads(arrived, clear)
 
-    def _encode(self, samples: int, upload: Mapping[str, Tensor]) -> np.ndarray:
+    def _encode(self, client: int, samples: int, upload: Mapping[str, Tensor]) -> np.ndarray:
         """Return x_k: the entries by name, n_k, and how many coordinates were clipped, as residues, uint64 (d,)."""
         weighted = self._collection == "sample_weighted_sum"
         weight = samples / self._most_samples if weighted else 1.0  # w_k = n_k / n_cap
@@ -151,7 +147,10 @@ class SecureCollector:
         for name in sorted(upload):
             tensor = upload[name]
             if tensor.is_floating_point():
-                q, outside = self._code.encode(tensor, self._base(name), weight)
+                try:
+                    q, outside = self._code.encode(tensor, self._base(name), weight)
+                except FlgenError as error:
+                    raise FlgenError(f"{name!r} of client {client} cannot be summed: {error}") from None
                 clipped += outside
             else:
                 q = self._integers(name, tensor).mul_(samples if weighted else 1)
@@ -185,8 +184,8 @@ class SecureCollector:
             return None
         total = residues.zeros(self._length(), self._modulus)
         for client in sorted(each):
-            masked = codecs.decode_payload(each[client])["masked"].cpu().numpy()
-            residues.add(total, masked.view(total.dtype), self._modulus)
+            masked = codecs.decode_payload(each[client])["masked"]
+            residues.add(total, residues.from_words(masked, self._modulus), self._modulus)
         return total
 
     def _uploads(self, arrived: Sequence[int], clear: Residues) -> Uploads:
@@ -221,8 +220,3 @@ def _note(layout: dict[str, Summand], name: str, summand: Summand) -> None:
             f"uploads cannot be summed: {name!r} is {known.dtype} {known.shape} from one client and "
             f"{summand.dtype} {summand.shape} from another"
         )
-
-
-def _to_tensor(y: Residues) -> Tensor:
-    """Return residues as the signed words of their size, which is what travels."""
-    return torch.from_numpy(y.view(np.int32 if y.itemsize == 4 else np.int64))

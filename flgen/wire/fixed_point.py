@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from flgen.deferred import TYPE_CHECKING, deferred_module
+from flgen.errors import FlgenError
 
 if TYPE_CHECKING:
     import torch
@@ -48,15 +49,22 @@ class FixedPoint:
 
         Returns:
             q, int64 (d,), signed; and a count.
+
+        Raises:
+            FlgenError: A number is infinite or none.
         """
         q = torch.empty(values.numel(), dtype=torch.int64, device=values.device)
         clipped = torch.zeros((), dtype=torch.int64, device=values.device)
+        total = torch.zeros((), dtype=torch.float64, device=values.device)
         flat = values.reshape(-1).split(_PIECE)
         below = [None] * len(flat) if minus is None else minus.reshape(-1).split(_PIECE)
         for out, x, y in zip(q.split(_PIECE), flat, below, strict=True):
             wide = x.double() if y is None else x.double() - y
             clipped += (wide.abs() > self.clip).sum()
+            total += wide.sum()
             out.copy_(wide.clamp(-self.clip, self.clip).mul_(weight * 2.0**self.fraction_bits).round_())
+        if not total.isfinite():  # then a term is not: NaN would become some integer, and infinity the bound
+            raise FlgenError("NaN and infinity have no fixed point")
         return q, int(clipped)
 
     def decode(self, q: Tensor) -> Tensor:

@@ -8,6 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from flgen.deferred import TYPE_CHECKING, deferred_module
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = deferred_module("torch")
+
 Residues = np.ndarray
 
 LARGEST_MODULUS = 2**63
@@ -40,6 +48,24 @@ def as_residues(values: np.ndarray, modulus: int) -> Residues:
     return values.astype(word_type(modulus))
 
 
+def as_words(values: Residues) -> Tensor:
+    """Return residues as the signed words of their size, which is what travels; they share their memory."""
+    return torch.from_numpy(values.view(np.int32 if values.itemsize == 4 else np.int64))
+
+
+def from_words(words: Tensor, modulus: int) -> Residues:
+    """Return signed words as residues mod R, in place where the memory is the processor's.
+
+    Args:
+        words: Of `as_words`, or for a power of two sums of them that may have overflowed.
+        modulus: R.
+    """
+    values = words.cpu().numpy()
+    values = values.view(f"u{values.itemsize}")
+    _wrap(values, modulus)
+    return values
+
+
 def zeros(count: int, modulus: int) -> Residues:
     """Return d zeros mod R."""
     return np.zeros(count, dtype=word_type(modulus))
@@ -62,6 +88,7 @@ def subtract(total: Residues, other: Residues, modulus: int) -> None:
 
 def _wrap(total: Residues, modulus: int) -> None:
     if not is_power_of_two(modulus):
-        np.subtract(total, np.uint64(modulus), out=total, where=total >= modulus)
+        # Below R the difference wraps around to more than R; to ask for the smaller one is faster than a mask.
+        np.minimum(total, total - np.uint64(modulus), out=total)
     elif modulus < 2 ** (8 * total.itemsize):
         total &= total.dtype.type(modulus - 1)

@@ -216,7 +216,9 @@ class TestPrivacy:
     def test_as_many_clients_are_needed_as_secure_aggregation_asks_for(self) -> None:
         options, many = LabelUnionOptions(capacity=3), SecureAggregation(min_participants=3)
         hosted = {0: ["cat"], 1: ["dog"]}
-        with pytest.raises(UsageError, match="at least 3 are needed"):
+        with pytest.raises(
+            UsageError, match=r"at least 3 are needed.*, or lower --secure_aggregation.min_participants$"
+        ):
             label_union(hosted, {0: 0, 1: 0}, alone(), Ledger(), RandomStreams(0), options, many)
 
     @pytest.mark.parametrize("clients", [2, 5])
@@ -249,10 +251,14 @@ class TestMistakes:
         ("option", "value"),
         [
             ("capacity", 0),
+            ("capacity", 10**9 + 1),
             ("attempts", 0),
+            ("attempts", 21),
             ("hashes", 2),
             ("hashes", 7),
             ("failure_rate", 0.0),
+            ("failure_rate", 1e-19),
+            ("failure_rate", float("nan")),
             ("failure_rate", 1.0),
             ("key_cells", 0),
             ("key_cells", 37),
@@ -261,3 +267,14 @@ class TestMistakes:
     def test_an_option_out_of_its_range_is_named_as_it_is_typed(self, option: str, value: Any) -> None:
         with pytest.raises(UsageError, match=f"--union.{option} is {value}: give "):
             LabelUnionOptions(**{"capacity": 10, option: value})
+
+    def test_a_table_that_no_memory_holds_is_refused_before_it_is_made(self) -> None:
+        largest = 8 * 4 * 16 * table_width(1_000_000, 4, 1e-6) * (8 + 2) / 2**20
+        with pytest.raises(
+            UsageError, match=f"--union.capacity is 1000000: in attempt 5 every .* {largest:,.0f} MiB, more than 1,024;"
+        ):
+            LabelUnionOptions(capacity=1_000_000)
+        LabelUnionOptions(capacity=1_000_000, attempts=3)
+        for extreme in ({"capacity": 10**9}, {"capacity": 10, "attempts": 20}):
+            with pytest.raises(UsageError, match=r"more than 1,024; lower it, --union.key_cells or --union.attempts"):
+                LabelUnionOptions(**{"failure_rate": 1e-18, "hashes": 3, **extreme})

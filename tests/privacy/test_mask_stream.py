@@ -37,8 +37,8 @@ def test_a_remainder_instead_of_rejection_would_be_noticed() -> None:
 
 @pytest.mark.parametrize("modulus", MODULI)
 def test_a_long_draw_is_short_draws_in_a_row(modulus: int) -> None:
-    whole, parts = MaskStream(KEYS[2], modulus).draw(40_000), MaskStream(KEYS[2], modulus)
-    assert np.array_equal(np.concatenate([parts.draw(count) for count in (0, 1, 20_000, 19_999)]), whole)
+    whole, parts = MaskStream(KEYS[2], modulus).draw(200_000), MaskStream(KEYS[2], modulus)
+    assert np.array_equal(np.concatenate([parts.draw(count) for count in (0, 1, 100_000, 99_999)]), whole)
 
 
 @pytest.mark.parametrize("modulus", MODULI)

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import hypergeom
 
 from flgen.federation.streams import RandomStreams
-from flgen.privacy.pairing_graph import pairing_graph
+from flgen.privacy.pairing_graph import is_connected, pairing_graph
 from flgen.privacy.secure_aggregation import SecureAggregation
 
 STREAMS = RandomStreams(3)
@@ -47,3 +47,12 @@ def test_the_default_degree_keeps_what_its_docstring_says() -> None:
     assert lost_round < 0.01
     assert opened < 1e-6
     assert options.degree(n) < 4 * math.log2(n)
+
+
+def test_who_reaches_each_other_by_way_of_a_client_that_left_is_not_connected() -> None:
+    chain = {1: (2,), 2: (1, 3), 3: (2, 4), 4: (3,)}
+    assert is_connected(chain, (1, 2, 3, 4))
+    assert is_connected(chain, (2, 3, 4))
+    assert is_connected(chain, (4,))
+    assert not is_connected(chain, (1, 3, 4))
+    assert not is_connected(chain, (1, 4))

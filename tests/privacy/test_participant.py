@@ -48,6 +48,14 @@ def test_a_client_masks_one_vector(participants: dict[int, Participant]) -> None
         participants[5].mask(x)
 
 
+def test_what_a_client_sent_cannot_be_turned_back_to_it(participants: dict[int, Participant]) -> None:
+    """Two clients seal their shares for each other with one key, under nonces of their own."""
+    sent = participants[5]._sealed[2]
+    participants[2].receive(dict.fromkeys(participants[2].others, sent))
+    with pytest.raises(FlgenError, match="is not for its receiver"):
+        participants[2].answer(CLIENTS)
+
+
 def test_shares_of_somebody_else_cannot_be_read(participants: dict[int, Participant]) -> None:
     participants[2].receive({v: bytes(SEALED_BYTES) for v in participants[2].others})
     with pytest.raises(FlgenError, match="is not for its receiver"):

@@ -131,9 +131,11 @@ class Gathering(FedAvg):
     needs_single_uploads = "its server tests every client's model by itself"
 
 
-def federation(clients: int, per_round: int | None = None) -> Federation:
+def federation(clients: int, per_round: int | None = None, samples: int = 3) -> Federation:
     streams = RandomStreams(0)
-    made = [Client(id=k, samples=3, streams=streams, key=k, open_data=lambda device: None) for k in range(clients)]  # type: ignore[arg-type,return-value]
+    made = [
+        Client(id=k, samples=samples, streams=streams, key=k, open_data=lambda device: None) for k in range(clients)
+    ]  # type: ignore[arg-type,return-value]
     return Federation(made, streams, clients_per_round=per_round)
 
 
@@ -177,3 +179,11 @@ def test_more_clients_than_the_modulus_can_add_up_are_refused() -> None:
     ):
         FedAvg(topology=secure()).check(federation(512))
     FedAvg(topology=secure(modulus_bits=40)).check(federation(512))
+
+
+def test_a_modulus_too_small_for_the_numbers_of_samples_is_refused_before_anything_starts() -> None:
+    small = {"modulus_bits": 16, "fraction_bits": 4}
+    message = rf"^{OPTION}.modulus_bits is 16: too few to count the samples of 6 clients with up to 10000$"
+    with pytest.raises(UsageError, match=message):
+        FedAvg(topology=secure(**small)).check(federation(20, per_round=6, samples=10_000))
+    FedAvg(topology=secure(**small)).check(federation(20, per_round=6, samples=5_000))

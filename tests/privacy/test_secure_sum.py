@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from flgen.errors import FlgenError
 from flgen.privacy import participant, secure_sum
 from flgen.privacy.mask_stream import MaskStream
+from flgen.privacy.pairing_graph import is_connected
 from flgen.privacy.secure_aggregation import SecureAggregation
 from flgen.privacy.secure_sum import SecureSum
 from flgen.topology.channel import Channel
@@ -76,13 +77,61 @@ def test_any_drop_outs_that_leave_enough_of_every_neighbourhood_are_recovered(da
     enough = len(arrived) >= 2 and all(
         len(set(made.neighbourhood[u]) & set(arrived)) > len(made.neighbourhood[u]) // 2 for u in asked_for
     )
+    enough = enough and is_connected(made.neighbourhood, arrived)
     if enough:
         z = made.unmask(total, arrived)
         assert z is not None
         assert z.tolist() == true_sum(uploads, PRIME)
     else:
-        with pytest.raises(FlgenError, match=r"are needed to remove its masks|min_participants asks for 2"):
+        with pytest.raises(
+            FlgenError, match=r"are needed to remove its masks|min_participants asks for 2|fall into groups"
+        ):
             made.unmask(total, arrived)
+
+
+def test_groups_that_share_no_masks_any_more_are_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients 0 to 2 and 4 to 6 are joined by client 3 alone; without it each group's masks cancel by themselves."""
+    pairs = {u: tuple(v for v in range(3) if v != u) for u in range(3)}
+    pairs |= {u: tuple(v for v in range(4, 7) if v != u) for u in range(4, 7)}
+    pairs[2], pairs[3], pairs[4] = (0, 1, 3), (2, 4), (3, 5, 6)
+    monkeypatch.setattr(secure_sum, "pairing_graph", lambda *_: pairs)
+    uploads = vectors([u for u in range(7) if u != 3], PRIME)
+    made = opened(range(7), modulus=PRIME, threshold=0.5)
+    masked = {u: made.mask(u, x) for u, x in uploads.items()}
+
+    # What the server would read if it got the shares of everybody's self masks and of the pair masks of client 3.
+    seen = residues.zeros(50, PRIME)
+    for u in range(3):
+        residues.add(seen, masked[u], PRIME)
+        key = participant.self_mask_key(made.participants[u]._seed, made.run, u)
+        MaskStream(key, PRIME).add_to(seen, -1)
+    key = participant.pair_mask_key(made.participants[3]._masking_key, made.keys[2][32:], made.run, 2, 3)
+    MaskStream(key, PRIME).add_to(seen, -participant.pair_sign(2, 3))
+    assert seen.tolist() == true_sum({u: uploads[u] for u in range(3)}, PRIME)
+
+    given: list[int] = []
+    monkeypatch.setattr(participant.Participant, "answer", lambda self, arrived: given.append(self.client))
+    message = (
+        r"the 6 of 7 clients that are left fall into groups with no masks between them, and the server would see the "
+        r"sum of each; raise --method.topology.secure_aggregation.neighbours$"
+    )
+    with pytest.raises(FlgenError, match=message):
+        made.unmask(residues.zeros(50, PRIME), list(uploads))
+    assert given == []
+
+
+def test_clients_that_leave_when_their_upload_has_arrived_are_in_the_sum() -> None:
+    clients = range(9)
+    uploads = vectors([u for u in clients if u != 8], PRIME)  # 8 left before, 0 and 5 afterwards: 6 of 7 needed
+    for silent in ((), (0,), (5,)):
+        made = opened(clients, modulus=PRIME, threshold=0.7)
+        z = made.unmask(add_up(made, uploads), list(uploads), silent)
+        assert z is not None
+        assert z.tolist() == true_sum(uploads, PRIME)
+        answered = [row.messages for row in made.ledger.take() if (row.phase, row.link[:6]) == ("unmask", "client")]
+        assert answered == [8 - len(silent)]
+    with pytest.raises(FlgenError, match="6 of the 9 clients that hold shares of client 0 answered, 7 are needed"):
+        made.unmask(add_up(opened(clients, modulus=PRIME), uploads), list(uploads), (0, 5))
 
 
 def test_check_7_the_worked_example_mod_97(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +245,7 @@ def test_the_ledger_counts_keys_shares_and_answers() -> None:
     }
 
 
-@pytest.mark.parametrize("modulus", [2**32, PRIME])
+@pytest.mark.parametrize("modulus", [2**20, 2**32, 2**62, PRIME])
 def test_two_ranks_find_the_same_sum(modulus: int, on_ranks: Callable[..., list[Any]]) -> None:
     rank_of = {0: 0, 1: 1, 2: 1, 3: 0, 4: 1}
     uploads = vectors([0, 1, 2, 4], modulus)  # client 3 drops out
@@ -205,8 +254,10 @@ def test_two_ranks_find_the_same_sum(modulus: int, on_ranks: Callable[..., list[
         made = SecureSum(channel, Ledger(), SecureAggregation(), modulus=modulus, round=1, purpose="test")
         made.open(list(rank_of), rank_of)
         mine = {u: x for u, x in uploads.items() if rank_of[u] == channel.rank}
-        return made.unmask(made.sum_over_ranks(add_up(made, mine)), list(uploads))
+        z = made.unmask(made.sum_over_ranks(add_up(made, mine)), list(uploads))
+        return z, sum(row.wire_bytes for row in made.ledger.take() if row.phase == "upload")
 
-    server, other = on_ranks(2, work)
+    (server, _), (other, moved) = on_ranks(2, work)
     assert server.tolist() == true_sum(uploads, modulus)
     assert other is None
+    assert moved == 50 * (4 if modulus <= 2**32 else 8)

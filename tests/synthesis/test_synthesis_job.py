@@ -81,8 +81,8 @@ def test_a_death_at_any_write_rename_or_removal_loses_nothing(
 
     with monkeypatch.context() as patched:
         for module, name in (
-            (records.os, "replace"),
-            (records.os, "fsync"),
+            (os, "replace"),
+            (os, "fsync"),
             (Path, "unlink"),
             (sample_store, "_lines"),
         ):

@@ -296,12 +296,25 @@ def test_an_integer_sum_that_could_wrap_is_refused() -> None:
     assert result(Inbox(), make_upload=make_upload, modulus_bits=40).sum()["counts"].tolist() == [6 * 357913942]
 
 
-def test_a_modulus_too_small_for_the_numbers_of_samples_is_refused() -> None:
-    star = Star(secure_aggregation=SecureAggregation(modulus_bits=16, fraction_bits=4))
-    star.open(Inbox(), Ledger())
-    samples = dict.fromkeys(SAMPLES, 10_000)
-    with pytest.raises(UsageError, match="too few to count the samples of 6 clients with up to 10000"):
-        star.open_round(1, "sum", samples=samples, rank_of=ONE_RANK, download={}, streams=RandomStreams(7))
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_number_that_its_codec_made_infinite_is_not_clipped_in_silence(transport: str) -> None:
+    def make_upload(client: int) -> Payload:
+        return {"x": dense(torch.tensor([1.0, 1e6 if client == 3 else 1.0]), torch.float16)}
+
+    with pytest.raises(FlgenError, match="'x' of client 3 cannot be summed: NaN and infinity have no fixed point"):
+        play(Inbox(), transport=transport, make_upload=make_upload)
+
+
+@pytest.mark.parametrize("modulus_bits", [32, 62])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_counts_that_are_taken_do_not_wrap(modulus_bits: int, sign: int) -> None:
+    largest = (2 ** (modulus_bits - 1) - 1) // len(SAMPLES)
+    taken = sign * torch.tensor([largest, 1, 0])
+    uploads = result(Inbox(), make_upload=lambda _: {"counts": dense(taken)}, modulus_bits=modulus_bits)
+    assert uploads.sum()["counts"].tolist() == [sign * 6 * largest, sign * 6, 0]
+    for refused in (taken + sign, torch.tensor([sign * 2**62, 0]), torch.tensor([-(2**63)])):
+        with pytest.raises(FlgenError, match="the secure sum of 'counts' could wrap"):
+            play(Inbox(), make_upload=lambda _, x=refused: {"counts": dense(x)}, modulus_bits=modulus_bits)
 
 
 def test_single_uploads_cannot_be_had() -> None:

