@@ -33,9 +33,13 @@ TEMPLATES = (
     "a picture of the {}",
     "an image that shows {}",
     "a drawing of {}",
+    "a handwritten {}",
+    "the digit {}",
+    "a photo of the number {}",
+    "a close-up photo of {} on paper",
+    "a black and white picture of {}",
+    "{} in the middle of an image",
 )
-TEMPLATES += ("a handwritten {}", "the digit {}", "a photo of the number {}", "a close-up photo of {} on paper")
-TEMPLATES += ("a black and white picture of {}", "{} in the middle of an image")
 PROMPT_DROPOUT = 0.15  # share of images trained without a prompt, for classifier-free guidance
 AUTOENCODER_WIDTHS = (16, 32)
 WIDTHS = (32, 64)
@@ -78,7 +82,7 @@ def train_small_diffusion(
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[2] % 8 or images.shape[3] % 8:
         raise UsageError(
-            f"small diffusion needs uint8 images (N, C, H, W) of sides in eights, not {tuple(images.shape)}"
+            f"small diffusion needs uint8 images (N, C, H, W), sides in eights, not {tuple(images.shape)} {images.dtype}"
         )
     require_extra("diffusers", "transformers")
     transformers.utils.logging.disable_progress_bar()

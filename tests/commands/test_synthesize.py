@@ -130,7 +130,7 @@ def test_two_processes_make_the_same_set_and_a_second_command_makes_nothing(
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.long)])
 def test_a_command_that_is_ended_half_way_goes_on(
     number: signal.Signals,
     start: Any,

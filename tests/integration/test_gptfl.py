@@ -25,6 +25,7 @@ def smaller() -> dict[str, Any]:
     for stage in stages.values():
         if stage["command"] == "fit":
             stage["config"]["trainer"]["rounds"] = 2
+            stage["config"]["seeds"] = [0]
     return plan
 
 
@@ -65,13 +66,16 @@ def test_samples_are_made_of_the_prompts_of_the_labels(run) -> None:
 
 
 def test_the_federation_begins_with_what_the_server_trained(run) -> None:
-    events = (stage(run, "gptfl") / "run" / "events.jsonl").read_text().splitlines()
+    events = (stage(run, "gptfl") / "run" / "seed-0" / "events.jsonl").read_text().splitlines()
     weights = stage(run, "synthetic_only") / "run" / "final.safetensors"
     assert json.loads(events[0])["initial_weights"] == str(weights)
 
 
 def test_the_server_of_the_federation_saw_masked_sums_alone(run) -> None:
-    phases = {line.split(",")[1] for line in (stage(run, "gptfl") / "run" / "ledger.csv").read_text().splitlines()[1:]}
+    phases = {
+        line.split(",")[1]
+        for line in (stage(run, "gptfl") / "run" / "seed-0" / "ledger.csv").read_text().splitlines()[1:]
+    }
     assert {"keys", "shares", "upload", "unmask"} <= phases
 
 
