@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
     from flgen.server_trainer import ServerTrainer
 
+OPTIONS = "options"
+"""Under what name a checkpoint's identity has the options that a continued run must have as they were."""
+
 STEPS_BETWEEN_SIGNALS = 20
 """Several ranks look together whether one was told to stop, every so many steps: none may leave the others alone."""
 
@@ -79,6 +82,7 @@ class ServerJob:
         init: Where the module's weights come from: "random", or a file and its SHA-256.
         seed: Of every random stream.
         folder: The run folder.
+        options: What a continued run must have as it was, by the name of the trainer's option.
     """
 
     model: LightningModule
@@ -88,6 +92,7 @@ class ServerJob:
     init: str
     seed: int
     folder: RunFolder
+    options: dict[str, Any]
     resume: Checkpoint | None = None
     identity: dict[str, Any] = field(init=False)
 
@@ -96,7 +101,13 @@ class ServerJob:
         for tensor in (self.train.inputs, self.train.labels):
             digest.update(tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes())
         shapes = [(name, tuple(tensor.shape)) for name, tensor in self.model.state_dict().items()]
-        self.identity = {"seed": self.seed, "samples": digest.hexdigest(), "model": repr(shapes), "init": self.init}
+        self.identity = {
+            "seed": self.seed,
+            "samples": digest.hexdigest(),
+            "model": repr(shapes),
+            "init": self.init,
+            OPTIONS: self.options,
+        }
 
     @property
     def first_epoch(self) -> int:
@@ -107,14 +118,21 @@ class ServerJob:
         """Take up a checkpoint.
 
         Raises:
-            UsageError: It belongs to another seed, model, initial weights or samples.
+            UsageError: It belongs to another seed, model, initial weights or samples, or was trained in another way.
         """
-        theirs = checkpoint.identity
-        if differing := [name for name, value in self.identity.items() if theirs.get(name) != value]:
+        ours, theirs = dict(self.identity), checkpoint.identity
+        options = ours.pop(OPTIONS)
+        if differing := [name for name, value in ours.items() if theirs.get(name) != value]:
             raise UsageError(
                 f"checkpoint {checkpoint.path} is of another run (different {', '.join(differing)}): use the "
                 "configuration that wrote it, or start anew without --ckpt_path"
             )
+        for name, value in theirs.get(OPTIONS, {}).items():
+            if options.get(name, value) != value:
+                raise UsageError(
+                    f"--trainer.{name} is {options[name]}, but checkpoint {checkpoint.path} was trained with {value}: "
+                    "leave it as it was, or start anew without --ckpt_path"
+                )
         self.resume = checkpoint
 
 

@@ -34,6 +34,9 @@ else:
 
 log = logging.getLogger("flgen")
 
+KEPT_OPTIONS = ("batch_size", "optimizer", "learning_rate", "weight_decay", "schedule", "augmentation", "precision")
+"""Options by which a model is trained: a run goes on only with those that it began with."""
+
 
 class ServerTrainer:
     """Trains a model on samples that the server has, all ranks together.
@@ -195,6 +198,7 @@ class ServerTrainer:
             init=init,
             seed=seed_everything,
             folder=folder,
+            options={name: getattr(self, name) for name in KEPT_OPTIONS},
         )
         if resume is not None:
             job.continue_from(resume)

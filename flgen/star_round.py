@@ -1,12 +1,22 @@
-"""One round on a star (design, section 3): download, client steps, uploads, aggregation."""
+"""One round on a star (design, section 3): download, client steps, uploads, aggregation.
+
+A method that `validates` adds an exchange: candidates down, what the clients say about them up, and one is taken.
+"""
 
 from __future__ import annotations
 
-from flgen.client_turns import ClientTurns, ErrorPolicy, Hook, RoundOutcome, stopped_by
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor
+
+from flgen.client_turns import ClientTurns, ErrorPolicy, Hook, RollCall, RoundOutcome, stopped_by
 from flgen.federation.clients import Client, Federation
 from flgen.federation.interruption import StopRequest
 from flgen.federation.state_store import ClientStateStore
 from flgen.methods.base import ServerMethod
+from flgen.topology.secure_collector import SecureCollector
+from flgen.topology.star import Collector
 from flgen.topology.update_diversity import UpdateDiversity
 from flgen.wire.codecs import Payload, count_scalars
 from flgen.wire.ledger import LedgerRow, add_up
@@ -43,14 +53,7 @@ def run_star_round(
     cohort = federation.cohort(t)
     rank_of = federation.ranks(cohort)
 
-    offered = method.download(t) if star.is_server else None
-    download = star.send_down(t, offered, len(cohort))
-    scalars = 0 if offered is None else len(cohort) * count_scalars(offered)
-
-    samples = {client.id: client.samples for client in cohort}
-    collector = star.open_round(
-        t, method.collection, samples=samples, rank_of=rank_of, download=download, streams=federation.streams
-    )
+    download, collector, scalars = _open(method, method.download, federation, cohort, rank_of, t)
 
     diversity = UpdateDiversity(channel, len(cohort)) if gradient_diversity else None
 
@@ -76,6 +79,11 @@ def run_star_round(
     if uploads is not None:
         method.aggregate(t, uploads)
     store.commit()
+    if method.validates:
+        present = [client for client in cohort if client.id not in failures]
+        roll_calls, moved = _settle(method, federation, turns, present, rank_of, t)
+        failures = turns.check_enough(roll_calls, len(cohort))
+        scalars += moved
 
     said = channel.agree((star.ledger.take(), scalars))
     rows = add_up(ledger for ledger, _ in said)
@@ -83,6 +91,52 @@ def run_star_round(
     if diversity is not None:
         noticed.update(diversity.collect())
     return turns.outcome(roll_calls, failures, rows, {**_traffic(rows, sum(counted for _, counted in said)), **noticed})
+
+
+def _open(
+    method: ServerMethod,
+    offer: Callable[[int], Payload],
+    federation: Federation,
+    clients: list[Client],
+    rank_of: dict[int, int],
+    t: int,
+) -> tuple[dict[str, Tensor], Collector | SecureCollector, int]:
+    """Send clients what the server offers; return it, who collects the answers, and how many numbers that were."""
+    star = method.topology
+    offered = offer(t) if star.is_server else None
+    download = star.send_down(t, offered, len(clients))
+    samples = {client.id: client.samples for client in clients}
+    collector = star.open_round(
+        t, method.collection, samples=samples, rank_of=rank_of, download=download, streams=federation.streams
+    )
+    return download, collector, 0 if offered is None else len(clients) * count_scalars(offered)
+
+
+def _settle(
+    method: ServerMethod,
+    federation: Federation,
+    turns: ClientTurns,
+    clients: list[Client],
+    rank_of: dict[int, int],
+    t: int,
+) -> tuple[list[RollCall], int]:
+    """Let clients judge the server's candidates; return what the ranks said, and how many numbers this one moved."""
+    channel = method.topology.channel
+    candidates, collector, scalars = _open(method, method.candidates, federation, clients, rank_of, t)
+    for client in clients:
+        if rank_of[client.id] != channel.rank:
+            continue
+        judgement = turns.attempt(client, partial(method.judge, client, candidates, t))
+        if judgement is not None:
+            scalars += count_scalars(judgement)
+            collector.add(client.id, client.samples, judgement)
+        if federation.host[client.id] != channel.rank:
+            client.close_data()
+    roll_calls = turns.agree(collector.roll_call())
+    judgements = collector.collect([said.uploads for said in roll_calls])
+    if judgements is not None and len(judgements):
+        method.settle(t, judgements)
+    return roll_calls, scalars
 
 
 def _traffic(rows: list[LedgerRow], scalars: int) -> dict[str, float]:

@@ -116,6 +116,15 @@ def test_a_checkpoint_of_another_seed_is_refused(trained, tmp_path) -> None:
         pretrain(tmp_path / "run", seed=4, per_class=100, ckpt_path=str(trained.run_dir / "checkpoints" / "last"))
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "was"), [("weight_decay", 0.1, 0.9), ("learning_rate", 0.1, 0.01), ("batch_size", 8, 32)]
+)
+def test_a_run_goes_on_only_as_it_was_trained(option, value, was, trained) -> None:
+    asked = {"epochs": 7, "learning_rate": 1e-2, "per_class": 100, option: value}
+    with pytest.raises(UsageError, match=rf"--trainer\.{option} is {value}, but checkpoint .* was trained with {was}:"):
+        pretrain(trained.run_dir, ckpt_path="last", **asked)
+
+
 def test_a_finished_folder_is_not_overwritten(trained) -> None:
     with pytest.raises(FlgenError, match="already exists: continue it with --ckpt_path last"):
         pretrain(trained.run_dir)

@@ -9,14 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from peer_trial import ONE_STEP, Pull, Remembering, Trial
+from peer_trial import ONE_STEP, Labels, OneClassEach, Pull, Remembering, Trial, row
 from torch import Tensor
 
-from flgen import Evaluation, FedAvg, LocalTraining, Scaffold, SecureAggregation, Star
+from flgen import ConvNet, Evaluation, FedAvg, LocalTraining, Scaffold, SecureAggregation, Star
 from flgen.client_turns import ErrorPolicy
+from flgen.data.image_data import ImageLayout
+from flgen.data.image_set import ImageSet
 from flgen.errors import UsageError
 from flgen.experiment.records import read_ledger, read_metrics
 from flgen.federation.interruption import StopRequest
+from flgen.metrics.communication import communication_to_target
+from flgen.wire import codecs
 
 DIVERSITY = ("diversity/gradient", "diversity/times_cohort", "diversity/cosine")
 
@@ -50,6 +54,31 @@ def test_it_is_measured_on_demand_only() -> None:
 def test_scalars_are_the_numbers_of_all_payloads_up_and_down() -> None:
     outcome = Trial(FedAvg(ONE_STEP), Pull([0.0] * 7, [[1.0] * 7] * 3), (1, 1, 1)).round(1)
     assert outcome.metrics["comm/scalars"] == 2 * 3 * 7
+
+
+class TenPhotos(Labels):
+    """One black photo of CIFAR-10's size for each of ten clients."""
+
+    def layout(self) -> ImageLayout:
+        return ImageLayout("photos", tuple("abcdefghij"), channels=3, image_size=32)
+
+    def load(self) -> tuple[ImageSet, ImageSet]:
+        photos = ImageSet(torch.zeros(10, 3, 32, 32, dtype=torch.uint8), torch.arange(10))
+        return photos, photos
+
+
+@pytest.mark.parametrize(("method", "scalars"), [(FedAvg(ONE_STEP), 6_400_200), (Scaffold(ONE_STEP), 12_800_400)])
+def test_ten_clients_of_the_published_convnet_exchange_the_published_number_of_scalars(
+    method: Any, scalars: int
+) -> None:
+    # gptfl.md, section 10, check 12; SCAFFOLD's control variates double it (section 7.3).
+    model = ConvNet(momentum=0.0, weight_decay=0.0)
+    outcome = Trial(method, model, data=TenPhotos([1] * 10), partition=OneClassEach(10)).round(1)
+    assert outcome.metrics["comm/scalars"] == scalars
+    spent = communication_to_target(
+        [{"round": t, "test/accuracy": t / 500, **outcome.metrics} for t in range(1, 501)], [], 1.0
+    )
+    assert spent.scalars == 500 * scalars
 
 
 @pytest.mark.parametrize("method", ["FedAvg", "Scaffold", "FedGen"])
@@ -96,6 +125,42 @@ def test_methods_without_updates_are_refused_before_anything_starts(
     with pytest.raises(UsageError, match=refusal):
         fit_small(tmp_path / "run", method=method, evaluation=Evaluation(extractors=[], gradient_diversity=True))
     assert not (tmp_path / "run").exists()
+
+
+class Asking(FedAvg):
+    """Lets its clients say which of two candidates is nearer to their target."""
+
+    validates = True
+
+    def candidates(self, t: int) -> Any:
+        return {"candidates": codecs.dense(torch.stack([self.w_t, self.w_t + 1]))}
+
+    def judge(self, client: Any, candidates: dict[str, Tensor], t: int) -> Any:
+        distance = (candidates["candidates"] - self.model.targets[client.id]).square().sum(dim=1)
+        return {"distance": codecs.dense(distance)}
+
+    def settle(self, t: int, judgements: Any) -> None:
+        self.w_t = self.w_t + int(judgements.sum()["distance"].argmin())
+
+
+def test_clients_of_the_round_judge_candidates_where_a_method_wants_it() -> None:
+    trial = Trial(Asking(ONE_STEP, weighting="uniform"), Pull([0], [[10], [20]]))
+    outcome = trial.round(1)  # to 1 and 2
+    assert torch.allclose(trial.method.w_t, row(2.5))
+    assert outcome.metrics["comm/scalars"] == 2 * (1 + 1) + 2 * (2 + 2)
+    assert outcome.clients.keys() == {0, 1}
+
+
+def test_a_method_without_candidates_says_so() -> None:
+    method: Any = FedAvg()
+    for call in (method.candidates, lambda t: method.judge(None, {}, t), lambda t: method.settle(t, None)):
+        with pytest.raises(TypeError, match="FedAvg has no candidates"):
+            call(1)
+
+
+def test_candidates_are_not_judged_under_secure_aggregation() -> None:
+    with pytest.raises(UsageError, match=r"Asking cannot run under .* \(there are keys for one upload per client"):
+        Trial(Asking(ONE_STEP, topology=Star(secure_aggregation=SecureAggregation())), Pull([0], [[1]] * 5), [1] * 5)
 
 
 def test_a_method_that_says_so_has_updates() -> None:

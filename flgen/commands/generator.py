@@ -11,7 +11,7 @@ from flgen.experiment.config import Section
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "output": {"type": str, "default": "generator", "help": "Folder of the pipeline; it must be new."},
-    "steps": {"type": int, "default": 2500, "help": "Training steps, of 64 images each."},
+    "steps": {"type": int, "default": 1500, "help": "Training steps, of 64 images each."},
 }
 
 

@@ -57,6 +57,18 @@ class Client:
             raise FlgenError(f"client {self.id} was made without test data")
         return self.open_test(self.device)
 
+    def split(self, fraction: float) -> tuple[ClientData, ClientData]:
+        """Return the client's samples to train on and those that it holds back, the same in every round.
+
+        Args:
+            fraction: Share of the samples that is held back, below 1; at least one is.
+
+        Raises:
+            UsageError: There are not enough samples, or they are streamed.
+        """
+        held_back = max(1, int(fraction * self.samples + 1e-9))  # 29 of 100 at 0.29, not 28
+        return self.data.split(held_back, self.random("validation split", 0))
+
     def close_data(self) -> None:
         """Forget the opened data; they are opened again when they are needed."""
         self.__dict__.pop("data", None)
@@ -111,6 +123,22 @@ class Federation:
         """Balance the ranks by each client's expected work per round (any unit)."""
         self._work = [work(client) for client in self.clients]
         self.host = place(self._work, self.world_size)
+
+    def check_split(self, method: str) -> None:
+        """Refuse clients that have nothing to hold back beside what they train on (`Client.split`).
+
+        Args:
+            method: Who asks for it, for the message.
+
+        Raises:
+            UsageError: There is one.
+        """
+        for client in self.clients:
+            if client.samples < 2:
+                raise UsageError(
+                    f"client {client.id} has {client.samples} sample{'' if client.samples else 's'}, but {method} "
+                    "trains on some and holds some back: lower --partition.clients or raise --partition.min_samples"
+                )
 
     def cohort(self, t: int) -> list[Client]:
         """Return who takes part in round t, by ascending id: drawn without replacement from a stream of its own."""

@@ -114,6 +114,7 @@ class ResidentModel:
         on_gradient: Callable[[], object] | None = None,
         after_step: Callable[[], object] | None = None,
         active: Mapping[str, int] | None = None,
+        augmented: bool = True,
     ) -> None:
         """Train the module as it stands on a client's data, and add what it cost and logged to the client's metrics.
 
@@ -131,6 +132,7 @@ class ResidentModel:
             on_gradient: Called after each backward pass, before clipping.
             after_step: Called after each optimiser step.
             active: Number of weights that are not zero, by parameter name, for those that are not dense.
+            augmented: Whether batches are augmented as the training options say.
         """
         training, data = self.training, data or client.data
         epochs = epochs or training.epochs
@@ -149,7 +151,7 @@ class ResidentModel:
         train_locally(
             self.module,
             optimizer,
-            self.batches(client, data, purpose, t, epochs=epochs),
+            self.batches(client, data, purpose, t, epochs=epochs, augmented=augmented),
             self.fabric,
             seed=client.streams.seed_for(f"module/{purpose}", round=t, client=client.key),
             steps=steps,

@@ -117,6 +117,9 @@ class ServerMethod(Method):
     needs_single_uploads: ClassVar[str] = "its server looks at every client's upload by itself"
     """Why a method with collection "gather" cannot do with a sum; the end of a sentence."""
 
+    validates: bool = False
+    """Whether `aggregate` leaves several `candidates`, which the clients of the round judge before one is taken."""
+
     def __init__(self, topology: Star | None = None) -> None:
         self.topology = topology or Star()
 
@@ -130,6 +133,11 @@ class ServerMethod(Method):
             raise UsageError(
                 f"{type(self).__name__} cannot run under --method.topology.secure_aggregation "
                 f"({self.needs_single_uploads}): set it to null"
+            )
+        if self.validates:
+            raise UsageError(
+                f"{type(self).__name__} cannot run under --method.topology.secure_aggregation (there are keys for one "
+                "upload per client and round, and its clients also judge candidates): set it to null"
             )
         most_samples = max(client.samples for client in federation.clients)
         secure_aggregation.check_cohort(federation.clients_per_round or len(federation), most_samples)
@@ -154,6 +162,18 @@ class ServerMethod(Method):
     @abstractmethod
     def aggregate(self, t: int, uploads: Uploads) -> None:
         """Update the server's state from the uploads of round t."""
+
+    def candidates(self, t: int) -> Payload:
+        """Return what the server sends to the clients of round t to be judged; of a method that `validates`."""
+        raise TypeError(f"{type(self).__name__} has no candidates")
+
+    def judge(self, client: Client, candidates: dict[str, Tensor], t: int) -> Payload:
+        """Return what one client says about the candidates; neither its state nor local steps belong here."""
+        raise TypeError(f"{type(self).__name__} has no candidates")
+
+    def settle(self, t: int, judgements: Uploads) -> None:
+        """Take one of the candidates, by what the clients said, collected as uploads are."""
+        raise TypeError(f"{type(self).__name__} has no candidates")
 
 
 class PeerMethod(Method):

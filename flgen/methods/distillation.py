@@ -111,6 +111,12 @@ def answer_for_two(model: LightningModule, data: LabelledData, ask: Callable[[Te
         model.train(training)
 
 
+def shuffled_rows(public: LabelledData, draws: torch.Generator) -> Tensor:
+    """Return the rows of all public samples, int64 (N,), in an order that a CPU generator draws."""
+    public.setup()  # nothing, if `prepare` has been called
+    return torch.randperm(len(public.train), generator=draws)
+
+
 def unlabelled(public: LabelledData, rows: Tensor, device: torch.device | str) -> client_data.TensorClientData:
     """Return some public samples, each labelled with its position among them: what was said about it stands there.
 

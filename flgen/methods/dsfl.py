@@ -16,9 +16,8 @@ from typing import Any, Literal
 
 from flgen.data.labelled_data import LabelledData
 from flgen.deferred import TYPE_CHECKING, deferred_module
-from flgen.errors import UsageError
 from flgen.federation.training_options import LocalTraining
-from flgen.methods import distillation
+from flgen.methods import distillation, option_ranges
 from flgen.methods.base import ServerMethod
 from flgen.topology.star import Collection, Star
 
@@ -77,11 +76,8 @@ class DSFL(ServerMethod):
         super().__init__(topology)
         self.training = training
         self.public_data = distillation.required(public_data, "DSFL")
-        for option, count in {"public_samples": public_samples, "distillation_epochs": distillation_epochs}.items():
-            if count < 1:
-                raise UsageError(f"--method.{option} is {count}: give 1 or more")
-        if not temperature > 0:
-            raise UsageError(f"--method.temperature is {temperature}: give a number above 0")
+        option_ranges.at_least(1, public_samples=public_samples, distillation_epochs=distillation_epochs)
+        option_ranges.above_0(temperature=temperature)
         self.public_samples = public_samples
         self.distillation_epochs = distillation_epochs
         self.aggregation = aggregation
@@ -116,10 +112,8 @@ class DSFL(ServerMethod):
 
     def open_subset(self, t: int) -> client_data.TensorClientData:
         """O_t, each sample labelled with its position."""
-        self.public_data.setup()
-        draws = self.federation.streams.torch("open subset", round=t)
-        rows = torch.randperm(len(self.public_data.train), generator=draws)[: self.public_samples]
-        return distillation.unlabelled(self.public_data, rows, self.w.device)
+        rows = distillation.shuffled_rows(self.public_data, self.federation.streams.torch("open subset", round=t))
+        return distillation.unlabelled(self.public_data, rows[: self.public_samples], self.w.device)
 
     def download(self, t: int) -> codecs.Payload:
         """p^_{t-1}, one row per sample of O_{t-1}; nothing in the first round."""
@@ -141,6 +135,7 @@ class DSFL(ServerMethod):
                 steps_after=later,
                 data=public,
                 purpose="public batches",
+                augmented=False,  # p^ was said about the samples as they are
                 loss=lambda batch, _: distillation.soft_cross_entropy(self.model(batch[0]), p_hat[batch[1]]),
             )
         self.resident.train(client, t, self.on_local_step, steps_before=before)

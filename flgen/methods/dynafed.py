@@ -18,7 +18,7 @@ from flgen.data.image_data import ImageData
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import FlgenError, UsageError
 from flgen.federation.training_options import LocalTraining
-from flgen.methods import distillation
+from flgen.methods import distillation, option_ranges
 from flgen.methods.fedavg import FedAvg
 from flgen.topology.star import Star
 
@@ -91,29 +91,23 @@ class DynaFed(FedAvg):
         topology: Star | None = None,
     ) -> None:
         super().__init__(training, topology=topology)
-        at_least = {
-            "trajectory_rounds": (trajectory_rounds, 2),
-            "images_per_class": (images_per_class, 1),
-            "synthesis_steps": (synthesis_steps, 1),
-            "inner_steps": (inner_steps, 1),
-            "inner_batch_size": (1 if inner_batch_size is None else inner_batch_size, 1),
-            "target_span": (target_span, 2),
-            "fine_tune_epochs": (fine_tune_epochs, 1),
-            "fine_tune_batch_size": (fine_tune_batch_size, 1),
-        }
-        for option, (count, least) in at_least.items():
-            if count < least:
-                raise UsageError(f"--method.{option} is {count}: give {least} or more")
-        above_0 = {
-            "image_learning_rate": image_learning_rate,
-            "label_learning_rate": label_learning_rate,
-            "step_size": step_size,
-            "step_size_learning_rate": step_size_learning_rate,
-            "fine_tune_learning_rate": fine_tune_learning_rate,
-        }
-        for option, value in above_0.items():
-            if not value > 0:
-                raise UsageError(f"--method.{option} is {value}: give a number above 0")
+        option_ranges.at_least(2, trajectory_rounds=trajectory_rounds, target_span=target_span)
+        option_ranges.at_least(
+            1,
+            images_per_class=images_per_class,
+            synthesis_steps=synthesis_steps,
+            inner_steps=inner_steps,
+            inner_batch_size=inner_batch_size,
+            fine_tune_epochs=fine_tune_epochs,
+            fine_tune_batch_size=fine_tune_batch_size,
+        )
+        option_ranges.above_0(
+            image_learning_rate=image_learning_rate,
+            label_learning_rate=label_learning_rate,
+            step_size=step_size,
+            step_size_learning_rate=step_size_learning_rate,
+            fine_tune_learning_rate=fine_tune_learning_rate,
+        )
         self.trajectory_rounds = trajectory_rounds
         self.images_per_class = images_per_class
         self.synthesis_steps = synthesis_steps

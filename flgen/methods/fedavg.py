@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flgen.data import LabelledData
+    from flgen.data.client_data import ClientData
     from flgen.federation import resident
     from flgen.federation.clients import Client, Federation
     from flgen.topology.star import Uploads
@@ -104,10 +105,20 @@ class FedAvg(ServerMethod):
         """Return what is done to the gradient of each local step, before clipping; None does nothing."""
         return None
 
+    def training_data(self, client: Client) -> ClientData:
+        """Return what a client trains on: all that it has."""
+        return client.data
+
     def client_step(self, client: Client, download: dict[str, Tensor], t: int) -> codecs.Payload:
         """w <- w_t; E epochs of local training; send w."""
         self.load(download["weights"])
-        self.resident.train(client, t, self.on_local_step, on_gradient=self.on_gradient(client, download))
+        self.resident.train(
+            client,
+            t,
+            self.on_local_step,
+            data=self.training_data(client),
+            on_gradient=self.on_gradient(client, download),
+        )
         if self.keep_personal:
             client.state = {"weights": self.w}
         return {"weights": codecs.dense(self.w)}

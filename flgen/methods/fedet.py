@@ -21,7 +21,7 @@ from flgen.data.labelled_data import LabelledData
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
 from flgen.federation.training_options import LocalTraining
-from flgen.methods import distillation
+from flgen.methods import distillation, option_ranges
 from flgen.methods.fedavg import FedAvg
 from flgen.topology.star import Collection, Star
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
     from torch import Tensor
 
+    from flgen.data import client_data
     from flgen.federation.clients import Federation
     from flgen.topology.star import Uploads
 else:
@@ -75,16 +76,11 @@ class FedET(FedAvg):
     ) -> None:
         super().__init__(training, topology=topology)
         self.public_data = distillation.required(public_data, "FedET")
-        counts = {"distillation_steps": distillation_steps, "distillation_batch_size": distillation_batch_size}
-        for option, count in counts.items():
-            if count < 1:
-                raise UsageError(f"--method.{option} is {count}: give 1 or more")
-        if not diversity >= 0:
-            raise UsageError(f"--method.diversity is {diversity}: give 0 or more")
-        if not distillation_learning_rate > 0:
-            raise UsageError(
-                f"--method.distillation_learning_rate is {distillation_learning_rate}: give a number above 0"
-            )
+        option_ranges.at_least(
+            1, distillation_steps=distillation_steps, distillation_batch_size=distillation_batch_size
+        )
+        option_ranges.at_least(0, diversity=diversity)
+        option_ranges.above_0(distillation_learning_rate=distillation_learning_rate)
         self.representation = representation
         self.diversity = diversity
         self.distillation_steps = distillation_steps
@@ -109,10 +105,9 @@ class FedET(FedAvg):
     def aggregate(self, t: int, uploads: Uploads) -> None:
         """The server's model learns from the clients', then gives its representation layer to x."""
         received = distillation.received_in_order(uploads, self.federation)
-        drawn = min(len(self._public()), self.distillation_steps * self.distillation_batch_size)
-        draws = self.federation.streams.torch("public samples", round=t)
-        rows = torch.randperm(len(self._public()), generator=draws)[:drawn]
-        o = distillation.unlabelled(self.public_data, rows, self.w.device)
+        rows = distillation.shuffled_rows(self.public_data, self.federation.streams.torch("public samples", round=t))
+        needed = self.distillation_steps * self.distillation_batch_size  # by no step more
+        o = distillation.unlabelled(self.public_data, rows[:needed], self.w.device)
 
         s, layers = [], torch.zeros((), dtype=torch.float64, device=self.w.device)
         for _, sent in received:
@@ -125,7 +120,7 @@ class FedET(FedAvg):
         x = distillation.sample_weighted_mean(received).to(self.w)
         self.w_t = torch.where(self.is_shared, self.f, x)
 
-    def transfer(self, t: int, samples: Any, s: Tensor) -> dict[str, float]:
+    def transfer(self, t: int, samples: client_data.TensorClientData, s: Tensor) -> dict[str, float]:
         """Train the server's weights on what clients say; return what that looked like.
 
         Args:
@@ -148,10 +143,6 @@ class FedET(FedAvg):
             seed=streams.seed_for("distillation", round=t),
         )
         return {"distillation/loss": loss, "distillation/disagreement": float(disagreed.double().mean())}
-
-    def _public(self) -> Any:
-        self.public_data.setup()
-        return self.public_data.train
 
     def round_metrics(self, t: int) -> dict[str, float]:
         """Mean loss of the server's steps, and the share of public samples on which somebody disagreed."""

@@ -20,6 +20,7 @@ from typing import Literal
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
 from flgen.federation.training_options import PUBLISHED, LocalTraining
+from flgen.methods import option_ranges
 from flgen.methods.personal_models import PersonalModels
 from flgen.topology.peers import FullyConnected, PeerTopology
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from flgen.data.client_data import ClientData
     from flgen.federation.clients import Client, Federation
     from flgen.wire import codecs
 else:
@@ -62,12 +62,10 @@ class FedFOMO(PersonalModels):
         topology: PeerTopology | None = None,
     ) -> None:
         super().__init__(training, init, topology or FullyConnected())
-        if neighbours < 1:
-            raise UsageError(f"--method.neighbours is {neighbours}: give 1 or more")
+        option_ranges.at_least(1, neighbours=neighbours)
         if not 0 <= exploration <= 1:
             raise UsageError(f"--method.exploration is {exploration}: give a probability from 0 to 1")
-        if not 0 < validation_fraction < 1:
-            raise UsageError(f"--method.validation_fraction is {validation_fraction}: give a share between 0 and 1")
+        option_ranges.shares(validation_fraction=validation_fraction)
         self.neighbours = neighbours
         self.exploration = exploration
         self.validation_fraction = validation_fraction
@@ -75,12 +73,7 @@ class FedFOMO(PersonalModels):
     def check(self, federation: Federation) -> None:
         """Refuse clients that have nothing to hold back beside what they train on."""
         super().check(federation)
-        for client in federation.clients:
-            if client.samples < 2:
-                raise UsageError(
-                    f"client {client.id} has {client.samples} sample{'' if client.samples else 's'}, but FedFOMO "
-                    "trains on some and holds some back: lower --partition.clients or raise --partition.min_samples"
-                )
+        federation.check_split("FedFOMO")
 
     def initial_state(self, client: Client) -> dict[str, Tensor]:
         """w_k(0) and p_k = 0; scores are kept by the peers' keys."""
@@ -111,7 +104,7 @@ class FedFOMO(PersonalModels):
     def client_step(self, client: Client, t: int) -> None:
         """Train, weigh, move."""
         d, model = len(self.resident.weights), self.resident.vector
-        rest, validation = self.split(client)
+        rest, validation = client.split(self.validation_fraction)
         w_k = model.clone()
         L_k = self.resident.summed_loss(validation)
         self.resident.train(client, t, self.on_local_step, data=rest)
@@ -140,11 +133,6 @@ class FedFOMO(PersonalModels):
             p_k[self.federation.clients[i].key] += value
         client.state = {**self.model_state(), "scores": p_k}
         self.inbox = {}  # what peers sent is not needed any more
-
-    def split(self, client: Client) -> tuple[ClientData, ClientData]:
-        """Return the client's data to train on and to weigh models on, the same in every round."""
-        held_back = max(1, int(self.validation_fraction * client.samples + 1e-9))  # 29 of 100 at 0.29, not 28
-        return client.data.split(held_back, client.random("validation split", 0))
 
     def evaluate_client(self, client: Client, download: dict[str, Tensor], t: int) -> dict[str, float]:
         """Test the model that the client holds, which is one after mixing."""

@@ -19,7 +19,7 @@ from typing import Any
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
 from flgen.federation.training_options import LocalTraining
-from flgen.methods import distillation
+from flgen.methods import distillation, option_ranges
 from flgen.methods.fedavg import FedAvg
 from flgen.topology.star import Collection, Star
 
@@ -88,30 +88,19 @@ class FedGen(FedAvg):
         topology: Star | None = None,
     ) -> None:
         super().__init__(training, topology=topology)
-        counts = {
-            "features": 1 if features is None else features,
-            "hidden": hidden,
-            "noise": noise,
-            "generator_steps": generator_steps,
-        }
-        for option, count in counts.items():
-            if count < 1:
-                raise UsageError(f"--method.{option} is {count}: give 1 or more")
+        option_ranges.at_least(1, features=features, hidden=hidden, noise=noise, generator_steps=generator_steps)
         if generated_batch_size < 2:
             raise UsageError(
                 f"--method.generated_batch_size is {generated_batch_size}: give 2 or more, the generator has BatchNorm"
             )
-        at_least_0 = {
-            "generator_weight_decay": generator_weight_decay,
-            "diversity": diversity,
-            "strength": strength,
-            "regularised_epochs": regularised_epochs,
-        }
-        for option, value in at_least_0.items():
-            if not value >= 0:
-                raise UsageError(f"--method.{option} is {value}: give 0 or more")
-        if not generator_learning_rate > 0:
-            raise UsageError(f"--method.generator_learning_rate is {generator_learning_rate}: give a number above 0")
+        option_ranges.at_least(
+            0,
+            generator_weight_decay=generator_weight_decay,
+            diversity=diversity,
+            strength=strength,
+            regularised_epochs=regularised_epochs,
+        )
+        option_ranges.above_0(generator_learning_rate=generator_learning_rate)
         if not 0 < decay <= 1:
             raise UsageError(f"--method.decay is {decay}: give a factor above 0, at most 1")
         self.features = features

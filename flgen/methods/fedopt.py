@@ -14,6 +14,7 @@ from typing import Any, Literal
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
 from flgen.federation.training_options import LocalTraining
+from flgen.methods import option_ranges
 from flgen.methods.fedavg import FedAvg
 from flgen.topology.star import Star
 
@@ -84,13 +85,12 @@ class FedOpt(FedAvg):
         super().__init__(training, weighting, keep_personal, fine_tune, topology)
         given = {"server_learning_rate": server_learning_rate, "beta_1": beta_1, "beta_2": beta_2, "tau": tau}
         rates = {name: value for name, value in given.items() if value is not None}
+        option_ranges.above_0(server_learning_rate=server_learning_rate, tau=tau)
         for name, value in rates.items():
             if name not in RATES[rule]:
                 raise UsageError(f"--method.{name} is {value}, but --method.rule {rule} has none: leave it out")
             if name.startswith("beta") and not 0 <= value < 1:
                 raise UsageError(f"--method.{name} is {value}: give 0 or more, below 1")
-            if not name.startswith("beta") and not value > 0:
-                raise UsageError(f"--method.{name} is {value}: give a number above 0")
         rates = {**RATES[rule], **rates}
         self.rule = rule
         self.server_learning_rate = rates["server_learning_rate"]

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 from flgen.deferred import TYPE_CHECKING
 from flgen.errors import UsageError
 from flgen.federation.training_options import LocalTraining
+from flgen.methods import option_ranges
 from flgen.methods.local import Local
 
 if TYPE_CHECKING:
@@ -44,8 +45,7 @@ class Isolated(Local):
 
     def __init__(self, training: LocalTraining = LocalTraining(), participants: int = 10) -> None:
         super().__init__(training)
-        if participants < 1:
-            raise UsageError(f"--method.participants is {participants}: give 1 or more")
+        option_ranges.at_least(1, participants=participants)
         self.participants = participants
 
     def check(self, federation: Federation) -> None:

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Literal
 from flgen.data.image_data import ImageData
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
+from flgen.methods import option_ranges
 from flgen.methods.base import ServerMethod
 from flgen.topology.star import Star
 
@@ -135,16 +136,14 @@ class Prism(ServerMethod):
         topology: Star | None = None,
     ) -> None:
         super().__init__(topology)
-        numbers = {"local_steps": local_steps, "batch_size": batch_size, "recalibration_batches": recalibration_batches}
-        for option, value in numbers.items():
-            if value < 1:
-                raise UsageError(f"--method.{option} is {value}: give 1 or more")
+        option_ranges.at_least(
+            1, local_steps=local_steps, batch_size=batch_size, recalibration_batches=recalibration_batches
+        )
         if not 0 < mask_clamp < 0.5:
             raise UsageError(f"--method.mask_clamp is {mask_clamp}: give a number between 0 and 0.5")
         if not 0 <= alpha <= 1:
             raise UsageError(f"--method.alpha is {alpha}: give a fraction from 0 to 1")
-        if not learning_rate > 0:
-            raise UsageError(f"--method.learning_rate is {learning_rate}: give a number above 0")
+        option_ranges.above_0(learning_rate=learning_rate)
         self.preset = preset
         self.local_steps = local_steps
         self.batch_size = batch_size

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
 from flgen.federation.training_options import LocalTraining
+from flgen.methods import option_ranges
 from flgen.methods.fedavg import FedAvg
 from flgen.topology.star import Star
 
@@ -61,8 +62,7 @@ class Scaffold(FedAvg):
         topology: Star | None = None,
     ) -> None:
         super().__init__(training, weighting="uniform", topology=topology)
-        if not server_learning_rate > 0:
-            raise UsageError(f"--method.server_learning_rate is {server_learning_rate}: give a number above 0")
+        option_ranges.above_0(server_learning_rate=server_learning_rate)
         if training.clip_norm is not None:
             raise UsageError(
                 f"--method.training.clip_norm is {training.clip_norm}, but SCAFFOLD reads gradients from the steps of "
@@ -119,13 +119,17 @@ class Scaffold(FedAvg):
 
     def full_gradient(self, client: Client, weights: Tensor, t: int, *, steps_after: int) -> Tensor:
         """Return grad F_k(x) (d,), by a pass over all of its data of which each step is undone."""
-        seen = 0
+        size = seen = 0
         total = torch.zeros_like(self.resident.weights)
+
+        def loss(batch: Any, index: int) -> Any:
+            nonlocal size
+            size = len(batch[1])
+            return self.model.training_step(batch, index)
 
         def collect() -> None:
             nonlocal seen
-            size = min(self.training.batch_size, client.samples - seen)
-            seen += size
+            seen += size  # of batches that the module does not pass over
             total.add_(self.resident.gradients(), alpha=size)
 
         self.load(weights)
@@ -136,6 +140,7 @@ class Scaffold(FedAvg):
             epochs=1,
             steps_after=steps_after,
             purpose="control batches",
+            loss=loss,
             on_gradient=collect,
             after_step=lambda: self.load(weights),
         )

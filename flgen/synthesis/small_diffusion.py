@@ -82,7 +82,8 @@ def train_small_diffusion(
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[2] % 8 or images.shape[3] % 8:
         raise UsageError(
-            f"small diffusion needs uint8 images (N, C, H, W), sides in eights, not {tuple(images.shape)} {images.dtype}"
+            "small diffusion takes uint8 images (N, C, H, W), sides in eights, "
+            f"not {tuple(images.shape)} {images.dtype}"
         )
     require_extra("diffusers", "transformers")
     transformers.utils.logging.disable_progress_bar()

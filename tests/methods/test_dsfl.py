@@ -10,7 +10,7 @@ import torch
 from digit_trial import ENOUGH, TWO_EPOCHS, dense_bytes, digit_trial, skewed_trial, traffic
 from peer_trial import steps_seen
 
-from flgen import DSFL, Digits, SmallCNN
+from flgen import DSFL, Digits, LocalTraining, SmallCNN
 from flgen.errors import UsageError
 from flgen.methods import distillation
 from flgen.methods.dsfl import entropy_reduction
@@ -81,6 +81,28 @@ def test_a_client_learns_the_last_consensus_then_its_own_data_and_speaks_about_n
     images = [next(iter(subset.in_order(30)))[0] for subset in (first, second)]
     assert not torch.equal(*images)
     assert torch.equal(images[0], next(iter(method.open_subset(1).in_order(30)))[0])
+
+
+def test_everybody_learns_about_public_samples_as_they_are() -> None:
+    training = LocalTraining(epochs=1, batch_size=32, augmentation="crop_flip")
+    method = DSFL(training, public_data=Digits(), public_samples=30, distillation_epochs=1)
+    trial = digit_trial(method)
+    trial.round(1)
+    learnt: list[tuple[torch.Tensor, torch.Tensor]] = []
+    train = method.resident.train
+
+    def spy(*about: Any, loss: Any = None, **options: Any) -> None:
+        def watched(batch: Any, index: int) -> Any:
+            learnt.append(batch)
+            return loss(batch, index)
+
+        train(*about, loss=watched if loss else None, **options)
+
+    method.resident.train = spy  # type: ignore[method-assign]
+    ((images, _),) = method.open_subset(1).in_order(30)
+    trial.round(2)
+    assert len(learnt) == 4
+    assert all(torch.equal(x, method.data.standardize(images[o])) for x, o in learnt)
 
 
 def test_a_client_keeps_its_model_while_it_is_not_called() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from digit_trial import ENOUGH, TWO_EPOCHS, dense_bytes, digit_trial, gathered, skewed_trial, traffic
 
-from flgen import ConvNet, Digits, FedAvg, FedET, SmallCNN, Star
+from flgen import VGG19, ConvNet, Digits, FedAvg, FedET, SmallCNN, Star
 from flgen.errors import UsageError
 from flgen.methods.fedet import disagreement, representation_parameters, transfer_loss, weighted_consensus
 from flgen.privacy.secure_aggregation import SecureAggregation
@@ -27,6 +27,8 @@ def test_weights_consensus_and_who_disagrees() -> None:
     alpha, consensus = weighted_consensus(s)
     assert alpha.flatten().tolist() == pytest.approx([0.875, 0.125], abs=1e-9)
     assert consensus[0].tolist() == pytest.approx([3.5, 0.125, -0.625], abs=1e-9)
+    spread = s.var(dim=2, correction=0)  # the population's variance weighs alike
+    assert torch.allclose(spread / spread.sum(dim=0), alpha)
     y_hat = consensus.argmax(dim=1)
     assert y_hat.tolist() == [0]
     s_div, disagreed = disagreement(s, alpha, y_hat)
@@ -80,6 +82,9 @@ def test_the_shared_layer_is_the_last_linear_one_before_the_classifier_or_the_cl
     assert representation_parameters(two, None) == ["network.7.weight", "network.7.bias"]
     one = ConvNet(image_size=8, width=4)
     assert representation_parameters(one, None) == ["linear.weight", "linear.bias"]
+    with torch.device("meta"):
+        vgg = VGG19()
+    assert [vgg.get_parameter(name).shape for name in representation_parameters(vgg, None)] == [(4096, 4096), (4096,)]
     assert representation_parameters(two, ["network.0.*", "*.9.bias"]) == [
         "network.0.weight",
         "network.0.bias",

@@ -154,24 +154,22 @@ def test_validation_samples_are_not_trained_on() -> None:
 
 
 def test_the_split_is_a_tenth_without_overlap_and_the_same_in_every_round() -> None:
-    method = FedFOMO(ONE_STEP)
-    trial = Trial(method, SmallCNN(image_size=8, width=2), data=Digits(), partition=Shards(clients=3))
+    trial = Trial(FedFOMO(ONE_STEP), SmallCNN(image_size=8, width=2), data=Digits(), partition=Shards(clients=3))
 
     def images(data: Any) -> list[bytes]:
         return [image.numpy().tobytes() for x, _ in data.in_order(100) for image in x]
 
     for client in trial.job.federation.clients:
-        rest, validation = (images(part) for part in method.split(client))
+        rest, validation = (images(part) for part in client.split(0.1))
         assert len(validation) == client.samples // 10
         assert sorted(rest + validation) == sorted(images(client.data))
-        assert [images(part) for part in method.split(client)] == [rest, validation]
+        assert [images(part) for part in client.split(0.1)] == [rest, validation]
 
 
 @pytest.mark.parametrize(("fraction", "samples", "held_back"), [(0.1, 5, 1), (0.29, 100, 29), (0.5, 3, 1)])
 def test_the_validation_split_is_rounded_down_but_never_empty(fraction: float, samples: int, held_back: int) -> None:
-    method = FedFOMO(ONE_STEP, validation_fraction=fraction)
-    trial = Trial(method, Pull([0], [[1], [2]]), (samples, 2))
-    rest, validation = method.split(trial.job.federation.clients[0])
+    trial = Trial(FedFOMO(ONE_STEP), Pull([0], [[1], [2]]), (samples, 2))
+    rest, validation = trial.job.federation.clients[0].split(fraction)
     assert (rest.samples, validation.samples) == (samples - held_back, held_back)
 
 

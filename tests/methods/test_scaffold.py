@@ -124,6 +124,18 @@ def test_one_more_pass_of_option_i_is_the_gradient_over_all_batches() -> None:
     assert steps == [(0, done, 6) for done in range(1, 7)]
 
 
+def test_a_batch_that_a_module_passes_over_does_not_count_in_the_pass_of_option_i() -> None:
+    class Choosy(Quadratic):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return None if batch_idx == 1 else len(batch[1]) * super().training_step(batch, batch_idx)
+
+    trial = Trial(
+        Scaffold(LocalTraining(epochs=1, batch_size=4), option="I"), Choosy([0], [[1.0]], learning_rate=0.01), (10,)
+    )
+    trial.round(1)
+    assert_close(trial.state(0)["control"], -(4 * 4 + 2 * 2) / 6)  # of the batches of 4, 4 and 2 two
+
+
 @pytest.mark.parametrize("option", ["I", "II"])
 def test_buffers_are_averaged_and_have_no_control_variate(option: Any) -> None:
     method = Scaffold(TWO_STEPS, option=option, server_learning_rate=0.5)
