@@ -114,7 +114,7 @@ def client_round_flops(
     return _TRAINING * (trained + searched)
 
 
-def counted_training_flops(module: nn.Module, loss_of: Callable[[], Tensor]) -> int:
+def counted_training_flops(module: nn.Module, loss_of: Callable[[], Tensor | None]) -> int:
     """Return the operations that PyTorch's counter sees in one forward and backward pass, masks or not.
 
     The counter leaves out additions of biases and, unlike 3 f, the gradient of the network's input. The passes are made
@@ -122,13 +122,13 @@ def counted_training_flops(module: nn.Module, loss_of: Callable[[], Tensor]) -> 
 
     Args:
         module: Whose parameters get gradients.
-        loss_of: Makes the forward pass and returns the loss, a scalar.
+        loss_of: Makes the forward pass and returns the loss, a scalar; none where the module passes over the batch.
     """
     learnt = [parameter for parameter in module.parameters() if parameter.requires_grad]
     counter = FlopCounterMode(display=False)
     with _evaluating(module), torch.enable_grad(), counter:
         loss = loss_of()
-        if learnt and loss.requires_grad:
+        if learnt and loss is not None and loss.requires_grad:
             torch.autograd.grad(loss, learnt, allow_unused=True)
     return counter.get_total_flops()
 

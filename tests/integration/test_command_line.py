@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from small_runs import CONFIGS, DIGITS, QUICK, Flgen
 
+from flgen.commands.pipeline import OUTPUTS
 from flgen.experiment.checkpoints import find_checkpoint
 from flgen.experiment.records import read_events, read_ledger, read_metrics
+from flgen.experiment.stages import read_stages
 
 
 def test_a_fit_leaves_the_run_folder_of_the_documentation(finished: Path) -> None:
@@ -126,7 +129,21 @@ def test_the_vgg_loss_trains_from_a_file_of_weights(flgen: Flgen, tmp_path: Path
     assert read_metrics(tmp_path / "run" / "metrics.csv")[-1]["train/distance"] > 0
 
 
-@pytest.mark.parametrize("config", sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")))
+PIPELINES = sorted(path.name for path in CONFIGS.glob("*.yaml") if "\nstages:" in path.read_text())
+SINGLE_RUNS = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml") if path.name not in PIPELINES)
+
+
+@pytest.mark.parametrize("config", PIPELINES)
+def test_every_stage_of_a_shipped_pipeline_parses(config: str, flgen: Flgen, tmp_path: Path) -> None:
+    stages = read_stages(yaml.safe_load((CONFIGS / config).read_text())["stages"], 0, OUTPUTS)
+    for stage in stages.values():
+        options = {**stage.resolved(lambda name: f"stage/{name}"), OUTPUTS[stage.command].option: "there"}
+        (tmp_path / "stage.yaml").write_text(yaml.safe_dump(options))
+        shown = flgen(stage.command, "--config", "stage.yaml", "--print_config")
+        assert shown.returncode == 0, (stage.name, shown.stderr)
+
+
+@pytest.mark.parametrize("config", SINGLE_RUNS)
 def test_every_shipped_configuration_parses(config: str, flgen: Flgen) -> None:
     files = [CONFIGS / "dispfl_digits.yaml", CONFIGS / config] if config.startswith("baselines") else [CONFIGS / config]
     shown = flgen("fit", *(part for file in files for part in ("--config", str(file))), "--print_config")
@@ -167,6 +184,7 @@ for configuration in [parse(parser, [*digits, "--config", file], sections) for f
         "FedGen",
         "FedOpt",
         "FedProx",
+        "Isolated",
         "Local",
         "My1",
         "My2",

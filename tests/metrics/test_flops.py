@@ -138,3 +138,12 @@ def test_a_module_that_learns_nothing_has_no_backward_pass():
     assert counted_training_flops(layer, lambda: layer(torch.ones(1, 3)).sum()) == 2 * 12
     layer.requires_grad_(False)
     assert counted_training_flops(layer, lambda: layer(torch.ones(1, 3)).sum()) == 12
+
+
+def test_a_module_that_passes_over_the_sample_costs_its_forward_pass_alone() -> None:
+    layer = nn.Linear(3, 2, bias=False)
+
+    def forward_only() -> None:
+        layer(torch.ones(1, 3))
+
+    assert counted_training_flops(layer, forward_only) == 2 * 6

@@ -94,7 +94,7 @@ def test_a_death_at_any_write_rename_or_removal_loses_nothing(
 
 
 def _run_slowly(folder: Path) -> None:
-    run_job(small_job(folder, Pairs(pause_s=0.004)))
+    run_job(small_job(folder, Pairs(pause_s=0.02)))
 
 
 def test_a_process_killed_at_random_moments_finishes_to_the_same_bytes(
