@@ -7,13 +7,13 @@ nothing of clients; all ranks average their gradients (Fabric's DDP), and what i
 from __future__ import annotations
 
 import logging
-import math
 from pathlib import Path
 from typing import Any, Literal
 
 from flgen.data import ImageData
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
+from flgen.experiment import option_ranges
 from flgen.experiment.config import to_yaml
 from flgen.experiment.runs import RunFolder
 from flgen.federation.training_options import Augmentation
@@ -89,26 +89,21 @@ class ServerTrainer:
         checkpoint_every: int = 1,
         keep_checkpoints: int = 2,
     ) -> None:
-        at_least_one = {
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "evaluate_every": evaluate_every,
-            "num_nodes": num_nodes,
-            "checkpoint_every": checkpoint_every,
-            "keep_checkpoints": keep_checkpoints,
-            "devices": 1 if devices == "auto" else devices,
-            "threads_per_rank": 1 if threads_per_rank is None else threads_per_rank,
-        }
-        for option, count in at_least_one.items():
-            if count < 1:
-                raise UsageError(f"--trainer.{option} is {count}: give 1 or more")
-        for option, seconds in {"timeout_s": timeout_s, "round_timeout_s": round_timeout_s}.items():
-            if not seconds > 0:
-                raise UsageError(f"--trainer.{option} is {seconds}: give seconds above 0")
-        if not 0 < learning_rate < math.inf:
-            raise UsageError(f"--trainer.learning_rate is {learning_rate}: give a number above 0")
-        if not 0 <= weight_decay < math.inf:
-            raise UsageError(f"--trainer.weight_decay is {weight_decay}: give a number of at least 0")
+        option_ranges.at_least(
+            "trainer",
+            1,
+            epochs=epochs,
+            batch_size=batch_size,
+            evaluate_every=evaluate_every,
+            devices=devices,
+            num_nodes=num_nodes,
+            threads_per_rank=threads_per_rank,
+            checkpoint_every=checkpoint_every,
+            keep_checkpoints=keep_checkpoints,
+        )
+        option_ranges.above_0("trainer", "seconds", timeout_s=timeout_s, round_timeout_s=round_timeout_s)
+        option_ranges.above_0("trainer", learning_rate=learning_rate)
+        option_ranges.at_least("trainer", 0, weight_decay=weight_decay)
         self.epochs = epochs
         self.batch_size = batch_size
         self.optimizer = optimizer

@@ -11,6 +11,7 @@ from flgen.callbacks import Callback, RoundProgress, RunLogger, SampleGrids
 from flgen.callbacks.evaluation import Evaluation
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
+from flgen.experiment import option_ranges
 from flgen.experiment.config import describe, to_yaml
 from flgen.experiment.records import write_partition
 from flgen.experiment.runs import RunFolder
@@ -78,21 +79,18 @@ class FederatedTrainer:
         client_state_mb: float = 4096,
         callbacks: list[Callback] | None = None,
     ) -> None:
-        at_least_one = {
-            "rounds": rounds,
-            "num_nodes": num_nodes,
-            "checkpoint_every": checkpoint_every,
-            "keep_checkpoints": keep_checkpoints,
-            "min_clients": min_clients,
-            "devices": 1 if devices == "auto" else devices,
-            "threads_per_rank": 1 if threads_per_rank is None else threads_per_rank,
-        }
-        for option, value in at_least_one.items():
-            if value < 1:
-                raise UsageError(f"--trainer.{option} is {value}: give 1 or more")
-        for option, seconds in {"timeout_s": timeout_s, "round_timeout_s": round_timeout_s}.items():
-            if seconds <= 0:
-                raise UsageError(f"--trainer.{option} is {seconds}: give seconds above 0")
+        option_ranges.at_least(
+            "trainer",
+            1,
+            rounds=rounds,
+            devices=devices,
+            num_nodes=num_nodes,
+            threads_per_rank=threads_per_rank,
+            checkpoint_every=checkpoint_every,
+            keep_checkpoints=keep_checkpoints,
+            min_clients=min_clients,
+        )
+        option_ranges.above_0("trainer", "seconds", timeout_s=timeout_s, round_timeout_s=round_timeout_s)
         self.rounds = rounds
         self.accelerator = accelerator
         self.devices = devices

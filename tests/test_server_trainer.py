@@ -147,7 +147,7 @@ def test_a_loss_that_is_lost_ends_training_in_one_line(tmp_path) -> None:
     [
         ({"epochs": 0}, "--trainer.epochs is 0: give 1 or more"),
         ({"learning_rate": 0}, "--trainer.learning_rate is 0: give a number above 0"),
-        ({"weight_decay": -1}, "--trainer.weight_decay is -1: give a number of at least 0"),
+        ({"weight_decay": -1}, "--trainer.weight_decay is -1: give 0 or more"),
         ({"timeout_s": 0}, "--trainer.timeout_s is 0: give seconds above 0"),
     ],
 )

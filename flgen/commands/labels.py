@@ -16,6 +16,7 @@ from flgen.commands.sections import (
 )
 from flgen.deferred import TYPE_CHECKING
 from flgen.errors import UsageError
+from flgen.experiment import option_ranges
 from flgen.experiment.config import Configuration, Section
 
 if TYPE_CHECKING:
@@ -46,12 +47,8 @@ class Processes:
     round_timeout_s: float = 600
 
     def __post_init__(self) -> None:
-        for option in ("devices", "num_nodes"):
-            if getattr(self, option) < 1:
-                raise UsageError(f"--trainer.{option} is {getattr(self, option)}: give 1 or more")
-        for option in ("timeout_s", "round_timeout_s"):
-            if not getattr(self, option) > 0:
-                raise UsageError(f"--trainer.{option} is {getattr(self, option)}: give seconds above 0")
+        option_ranges.at_least("trainer", 1, devices=self.devices, num_nodes=self.num_nodes)
+        option_ranges.above_0("trainer", "seconds", timeout_s=self.timeout_s, round_timeout_s=self.round_timeout_s)
 
 
 def _sections() -> list[Section]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from flgen.commands.sections import parse_command, seed_section
 from flgen.deferred import TYPE_CHECKING
 from flgen.errors import UsageError
+from flgen.experiment import option_ranges
 from flgen.experiment.config import Section
 
 if TYPE_CHECKING:
@@ -62,13 +63,10 @@ class SynthesisProcesses:
     round_timeout_s: float = 3600
 
     def __post_init__(self) -> None:
-        for option in ("devices", "num_nodes", "threads_per_rank"):
-            value = getattr(self, option)
-            if isinstance(value, int) and value < 1:
-                raise UsageError(f"--trainer.{option} is {value}: give 1 or more")
-        for option in ("timeout_s", "round_timeout_s"):
-            if not getattr(self, option) > 0:
-                raise UsageError(f"--trainer.{option} is {getattr(self, option)}: give seconds above 0")
+        option_ranges.at_least(
+            "trainer", 1, devices=self.devices, num_nodes=self.num_nodes, threads_per_rank=self.threads_per_rank
+        )
+        option_ranges.above_0("trainer", "seconds", timeout_s=self.timeout_s, round_timeout_s=self.round_timeout_s)
 
 
 def _sections() -> list[Section]:

@@ -11,8 +11,8 @@ server: w_{t+1} = sum_k (n_k / n) w_k
 from __future__ import annotations
 
 from flgen.deferred import TYPE_CHECKING, deferred_module
+from flgen.experiment import option_ranges
 from flgen.federation.training_options import LocalTraining
-from flgen.methods import option_ranges
 from flgen.methods.fedavg import FedAvg
 from flgen.topology.star import Star
 
@@ -48,8 +48,8 @@ class Ditto(FedAvg):
         topology: Star | None = None,
     ) -> None:
         super().__init__(training, keep_personal=True, topology=topology)
-        option_ranges.at_least(1, personal_epochs=personal_epochs)
-        option_ranges.at_least(0, penalty=penalty)
+        option_ranges.at_least("method", 1, personal_epochs=personal_epochs)
+        option_ranges.at_least("method", 0, penalty=penalty)
         self.personal_epochs = personal_epochs
         self.penalty = penalty
 

@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 from flgen.data.labelled_data import LabelledData
 from flgen.deferred import TYPE_CHECKING, deferred_module
+from flgen.experiment import option_ranges
 from flgen.federation.training_options import LocalTraining
-from flgen.methods import distillation, option_ranges
+from flgen.methods import distillation
 from flgen.methods.base import ServerMethod
 from flgen.topology.star import Collection, Star
 
@@ -76,8 +77,8 @@ class DSFL(ServerMethod):
         super().__init__(topology)
         self.training = training
         self.public_data = distillation.required(public_data, "DSFL")
-        option_ranges.at_least(1, public_samples=public_samples, distillation_epochs=distillation_epochs)
-        option_ranges.above_0(temperature=temperature)
+        option_ranges.at_least("method", 1, public_samples=public_samples, distillation_epochs=distillation_epochs)
+        option_ranges.above_0("method", temperature=temperature)
         self.public_samples = public_samples
         self.distillation_epochs = distillation_epochs
         self.aggregation = aggregation

@@ -17,8 +17,9 @@ from typing import Any
 from flgen.data.image_data import ImageData
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import FlgenError, UsageError
+from flgen.experiment import option_ranges
 from flgen.federation.training_options import LocalTraining
-from flgen.methods import distillation, option_ranges
+from flgen.methods import distillation
 from flgen.methods.fedavg import FedAvg
 from flgen.topology.star import Star
 
@@ -91,8 +92,9 @@ class DynaFed(FedAvg):
         topology: Star | None = None,
     ) -> None:
         super().__init__(training, topology=topology)
-        option_ranges.at_least(2, trajectory_rounds=trajectory_rounds, target_span=target_span)
+        option_ranges.at_least("method", 2, trajectory_rounds=trajectory_rounds, target_span=target_span)
         option_ranges.at_least(
+            "method",
             1,
             images_per_class=images_per_class,
             synthesis_steps=synthesis_steps,
@@ -102,6 +104,7 @@ class DynaFed(FedAvg):
             fine_tune_batch_size=fine_tune_batch_size,
         )
         option_ranges.above_0(
+            "method",
             image_learning_rate=image_learning_rate,
             label_learning_rate=label_learning_rate,
             step_size=step_size,

@@ -23,8 +23,9 @@ from typing import Literal
 from flgen.data.labelled_data import LabelledData
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
+from flgen.experiment import option_ranges
 from flgen.federation.training_options import LocalTraining
-from flgen.methods import distillation, option_ranges
+from flgen.methods import distillation
 from flgen.methods.fedavg import FedAvg
 from flgen.topology.star import Collection, Star
 
@@ -104,6 +105,7 @@ class FedDF(FedAvg):
         super().__init__(training, topology=topology)
         self.public_data = distillation.required(public_data, "FedDF")
         option_ranges.at_least(
+            "method",
             1,
             distillation_steps=distillation_steps,
             distillation_batch_size=distillation_batch_size,
@@ -111,8 +113,8 @@ class FedDF(FedAvg):
             patience=patience,
             students=students,
         )
-        option_ranges.above_0(temperature=temperature, distillation_learning_rate=distillation_learning_rate)
-        option_ranges.shares(validation_fraction=validation_fraction)
+        option_ranges.above_0("method", temperature=temperature, distillation_learning_rate=distillation_learning_rate)
+        option_ranges.shares("method", validation_fraction=validation_fraction)
         first_look = min(validate_every, distillation_steps)
         if validation == "public" and patience < first_look:
             raise UsageError(

@@ -20,8 +20,9 @@ from typing import Any
 from flgen.data.labelled_data import LabelledData
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
+from flgen.experiment import option_ranges
 from flgen.federation.training_options import LocalTraining
-from flgen.methods import distillation, option_ranges
+from flgen.methods import distillation
 from flgen.methods.fedavg import FedAvg
 from flgen.topology.star import Collection, Star
 
@@ -77,10 +78,10 @@ class FedET(FedAvg):
         super().__init__(training, topology=topology)
         self.public_data = distillation.required(public_data, "FedET")
         option_ranges.at_least(
-            1, distillation_steps=distillation_steps, distillation_batch_size=distillation_batch_size
+            "method", 1, distillation_steps=distillation_steps, distillation_batch_size=distillation_batch_size
         )
-        option_ranges.at_least(0, diversity=diversity)
-        option_ranges.above_0(distillation_learning_rate=distillation_learning_rate)
+        option_ranges.at_least("method", 0, diversity=diversity)
+        option_ranges.above_0("method", distillation_learning_rate=distillation_learning_rate)
         self.representation = representation
         self.diversity = diversity
         self.distillation_steps = distillation_steps

@@ -19,8 +19,8 @@ from typing import Literal
 
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
+from flgen.experiment import option_ranges
 from flgen.federation.training_options import PUBLISHED, LocalTraining
-from flgen.methods import option_ranges
 from flgen.methods.personal_models import PersonalModels
 from flgen.topology.peers import FullyConnected, PeerTopology
 
@@ -62,10 +62,10 @@ class FedFOMO(PersonalModels):
         topology: PeerTopology | None = None,
     ) -> None:
         super().__init__(training, init, topology or FullyConnected())
-        option_ranges.at_least(1, neighbours=neighbours)
+        option_ranges.at_least("method", 1, neighbours=neighbours)
         if not 0 <= exploration <= 1:
             raise UsageError(f"--method.exploration is {exploration}: give a probability from 0 to 1")
-        option_ranges.shares(validation_fraction=validation_fraction)
+        option_ranges.shares("method", validation_fraction=validation_fraction)
         self.neighbours = neighbours
         self.exploration = exploration
         self.validation_fraction = validation_fraction

@@ -18,8 +18,9 @@ from typing import Any
 
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
+from flgen.experiment import option_ranges
 from flgen.federation.training_options import LocalTraining
-from flgen.methods import distillation, option_ranges
+from flgen.methods import distillation
 from flgen.methods.fedavg import FedAvg
 from flgen.topology.star import Collection, Star
 
@@ -88,19 +89,22 @@ class FedGen(FedAvg):
         topology: Star | None = None,
     ) -> None:
         super().__init__(training, topology=topology)
-        option_ranges.at_least(1, features=features, hidden=hidden, noise=noise, generator_steps=generator_steps)
+        option_ranges.at_least(
+            "method", 1, features=features, hidden=hidden, noise=noise, generator_steps=generator_steps
+        )
         if generated_batch_size < 2:
             raise UsageError(
                 f"--method.generated_batch_size is {generated_batch_size}: give 2 or more, the generator has BatchNorm"
             )
         option_ranges.at_least(
+            "method",
             0,
             generator_weight_decay=generator_weight_decay,
             diversity=diversity,
             strength=strength,
             regularised_epochs=regularised_epochs,
         )
-        option_ranges.above_0(generator_learning_rate=generator_learning_rate)
+        option_ranges.above_0("method", generator_learning_rate=generator_learning_rate)
         if not 0 < decay <= 1:
             raise UsageError(f"--method.decay is {decay}: give a factor above 0, at most 1")
         self.features = features

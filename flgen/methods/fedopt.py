@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
+from flgen.experiment import option_ranges
 from flgen.federation.training_options import LocalTraining
-from flgen.methods import option_ranges
 from flgen.methods.fedavg import FedAvg
 from flgen.topology.star import Star
 
@@ -85,7 +85,7 @@ class FedOpt(FedAvg):
         super().__init__(training, weighting, keep_personal, fine_tune, topology)
         given = {"server_learning_rate": server_learning_rate, "beta_1": beta_1, "beta_2": beta_2, "tau": tau}
         rates = {name: value for name, value in given.items() if value is not None}
-        option_ranges.above_0(server_learning_rate=server_learning_rate, tau=tau)
+        option_ranges.above_0("method", server_learning_rate=server_learning_rate, tau=tau)
         for name, value in rates.items():
             if name not in RATES[rule]:
                 raise UsageError(f"--method.{name} is {value}, but --method.rule {rule} has none: leave it out")

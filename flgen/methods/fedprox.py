@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Literal
 
 from flgen.deferred import TYPE_CHECKING
+from flgen.experiment import option_ranges
 from flgen.federation.training_options import LocalTraining
-from flgen.methods import option_ranges
 from flgen.methods.fedavg import FedAvg
 from flgen.topology.star import Star
 
@@ -51,7 +51,7 @@ class FedProx(FedAvg):
         topology: Star | None = None,
     ) -> None:
         super().__init__(training, weighting, keep_personal, fine_tune, topology)
-        option_ranges.at_least(0, mu=mu)
+        option_ranges.at_least("method", 0, mu=mu)
         self.mu = mu
 
     def on_gradient(self, client: Client, download: dict[str, Tensor]) -> Callable[[], object] | None:

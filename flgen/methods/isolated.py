@@ -12,8 +12,8 @@ from typing import ClassVar, Literal
 
 from flgen.deferred import TYPE_CHECKING
 from flgen.errors import UsageError
+from flgen.experiment import option_ranges
 from flgen.federation.training_options import LocalTraining
-from flgen.methods import option_ranges
 from flgen.methods.local import Local
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Isolated(Local):
 
     def __init__(self, training: LocalTraining = LocalTraining(), participants: int = 10) -> None:
         super().__init__(training)
-        option_ranges.at_least(1, participants=participants)
+        option_ranges.at_least("method", 1, participants=participants)
         self.participants = participants
 
     def check(self, federation: Federation) -> None:

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Literal
 from flgen.data.image_data import ImageData
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
-from flgen.methods import option_ranges
+from flgen.experiment import option_ranges
 from flgen.methods.base import ServerMethod
 from flgen.topology.star import Star
 
@@ -137,13 +137,13 @@ class Prism(ServerMethod):
     ) -> None:
         super().__init__(topology)
         option_ranges.at_least(
-            1, local_steps=local_steps, batch_size=batch_size, recalibration_batches=recalibration_batches
+            "method", 1, local_steps=local_steps, batch_size=batch_size, recalibration_batches=recalibration_batches
         )
         if not 0 < mask_clamp < 0.5:
             raise UsageError(f"--method.mask_clamp is {mask_clamp}: give a number between 0 and 0.5")
         if not 0 <= alpha <= 1:
             raise UsageError(f"--method.alpha is {alpha}: give a fraction from 0 to 1")
-        option_ranges.above_0(learning_rate=learning_rate)
+        option_ranges.above_0("method", learning_rate=learning_rate)
         self.preset = preset
         self.local_steps = local_steps
         self.batch_size = batch_size

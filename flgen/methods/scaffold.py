@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
+from flgen.experiment import option_ranges
 from flgen.federation.training_options import LocalTraining
-from flgen.methods import option_ranges
 from flgen.methods.fedavg import FedAvg
 from flgen.topology.star import Star
 
@@ -62,7 +62,7 @@ class Scaffold(FedAvg):
         topology: Star | None = None,
     ) -> None:
         super().__init__(training, weighting="uniform", topology=topology)
-        option_ranges.above_0(server_learning_rate=server_learning_rate)
+        option_ranges.above_0("method", server_learning_rate=server_learning_rate)
         if training.clip_norm is not None:
             raise UsageError(
                 f"--method.training.clip_norm is {training.clip_norm}, but SCAFFOLD reads gradients from the steps of "

@@ -11,10 +11,11 @@ from typing import Any, ClassVar, Literal
 
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import FlgenError, UsageError
+from flgen.experiment import option_ranges
 from flgen.synthesis.extra import require_extra
 from flgen.synthesis.pretrained import Precision, check_local, loading, local_files, pick_dtype, place_of, quiet, seeded
 from flgen.synthesis.samples import Guidance, SampleRequest
-from flgen.synthesis.synthesizer import Synthesizer, check_at_least_one
+from flgen.synthesis.synthesizer import Synthesizer
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +65,7 @@ class DiffusersPipeline(Synthesizer):
         precision: Precision,
         local_files_only: bool,
     ) -> None:
-        check_at_least_one(steps=steps, batch_size=batch_size)
+        option_ranges.at_least("synthesizer", 1, steps=steps, batch_size=batch_size)
         if not checkpoint:
             raise UsageError(f"{CHECKPOINT} is empty: give a folder, or the id of a model such as owner/name")
         self.checkpoint = checkpoint

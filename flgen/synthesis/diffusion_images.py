@@ -8,10 +8,11 @@ from typing import Any
 
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import FlgenError, UsageError
+from flgen.experiment import option_ranges
 from flgen.synthesis.diffusers_pipeline import DiffusersPipeline, Scheduler
 from flgen.synthesis.pretrained import Precision
 from flgen.synthesis.samples import Guidance, SampleRequest
-from flgen.synthesis.synthesizer import Sample, check_at_least_one
+from flgen.synthesis.synthesizer import Sample
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,7 +71,7 @@ class DiffusionImages(DiffusersPipeline):
             precision,
             local_files_only,
         )
-        check_at_least_one(size=size, saved_size=saved_size)
+        option_ranges.at_least("synthesizer", 1, size=size, saved_size=saved_size)
         if size is not None and size % 8:
             raise UsageError(f"--synthesizer.size is {size}: give a multiple of 8")
         self.size = size

@@ -12,9 +12,10 @@ from typing import Literal
 
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
+from flgen.experiment import option_ranges
 from flgen.synthesis.diffusion_images import encode_png
 from flgen.synthesis.samples import SampleRequest, sample_seed
-from flgen.synthesis.synthesizer import Modality, Sample, Synthesizer, check_at_least_one
+from flgen.synthesis.synthesizer import Modality, Sample, Synthesizer
 from flgen.synthesis.waveforms import encode_wav
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Procedural(Synthesizer):
         seconds: float = 1.0,
         sample_rate: int = 16000,
     ) -> None:
-        check_at_least_one(size=size, sample_rate=sample_rate)
+        option_ranges.at_least("synthesizer", 1, size=size, sample_rate=sample_rate)
         if not 0 < seconds < float("inf"):
             raise UsageError(f"--synthesizer.seconds is {seconds}: give seconds above 0")
         self.modality = modality

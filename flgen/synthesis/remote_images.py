@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 
 from flgen.deferred import TYPE_CHECKING
 from flgen.errors import FlgenError, UsageError
+from flgen.experiment import option_ranges
 from flgen.synthesis.endpoint import EndpointOptions
 from flgen.synthesis.samples import Guidance, SampleRequest
-from flgen.synthesis.synthesizer import Sample, Synthesizer, check_at_least_one
+from flgen.synthesis.synthesizer import Sample, Synthesizer
 
 if TYPE_CHECKING:
     from flgen.synthesis.endpoint import Endpoint
@@ -58,7 +59,7 @@ class RemoteImages(Synthesizer):
         extra_body: dict[str, Any] | None = None,
         guidance: Guidance = "integers",
     ) -> None:
-        check_at_least_one(images_per_request=images_per_request)
+        option_ranges.at_least("synthesizer", 1, images_per_request=images_per_request)
         if response_format == "url":
             raise UsageError("--synthesizer.response_format url: links are not followed; give b64_json, or null")
         self.endpoint = endpoint

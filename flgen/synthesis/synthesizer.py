@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from flgen.deferred import TYPE_CHECKING
-from flgen.errors import UsageError
 from flgen.experiment.config import describe
 from flgen.synthesis.samples import Guidance, SampleRequest
 
@@ -136,14 +135,3 @@ def content_digest(path: Path) -> str:
         if child.is_file():
             digest.update(f"{child.relative_to(path).as_posix()}\0{content_digest(child)}\n".encode())
     return digest.hexdigest()
-
-
-def check_at_least_one(**options: int | None) -> None:
-    """Refuse numbers below 1.
-
-    Raises:
-        UsageError: If one is.
-    """
-    for option, value in options.items():
-        if value is not None and value < 1:
-            raise UsageError(f"--synthesizer.{option} is {value}: give 1 or more")

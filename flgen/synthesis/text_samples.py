@@ -9,10 +9,11 @@ from typing import Literal
 
 from flgen.deferred import TYPE_CHECKING
 from flgen.errors import FlgenError, UsageError
+from flgen.experiment import option_ranges
 from flgen.synthesis.extra import require_extra
 from flgen.synthesis.pretrained import check_local, local_files
 from flgen.synthesis.samples import SampleRequest
-from flgen.synthesis.synthesizer import Sample, Synthesizer, check_at_least_one
+from flgen.synthesis.synthesizer import Sample, Synthesizer
 
 if TYPE_CHECKING:
     from flgen.synthesis.text_model import TextModel
@@ -46,7 +47,7 @@ class TextSamples(Synthesizer):
         precision: Literal["32", "bf16", "16"] = "32",
         local_files_only: bool = False,
     ) -> None:
-        check_at_least_one(max_new_tokens=max_new_tokens)
+        option_ranges.at_least("synthesizer", 1, max_new_tokens=max_new_tokens)
         if not temperature > 0:
             raise UsageError(f"--synthesizer.temperature is {temperature}: give a number above 0")
         if not 0 < top_p <= 1:
