@@ -150,7 +150,8 @@ def _run_stage(place: Place, artefact: Callable[[str], str]) -> int:
     started = time.monotonic()
     status = run_flgen(arguments)
     if status:
-        print(f"flgen: stage {stage.name} ended with exit status {status}; the same command goes on", file=sys.stderr)
+        remedy = "correct its options" if status == 2 else "the same command goes on"
+        print(f"flgen: stage {stage.name} ended with exit status {status}; {remedy}", file=sys.stderr)
         return status
     report = {"key": stage.key, "command": stage.command, "seconds": round(time.monotonic() - started, 1)}
     with atomic_replace(place.done) as temporary:

@@ -148,10 +148,12 @@ def _prompts(file: str | None, data: LabelledData | None) -> tuple[Sequence[Labe
     from flgen.synthesis.prompt_file import read_prompt_file
 
     prompts = read_prompt_file(file)
+    if not prompts:
+        raise UsageError(f"--prompts {file} has no prompts: write some with `flgen prompts`")
     label_of_class = {prompt.class_id: prompt.label for prompt in prompts}
     missing = next((number for number in range(len(label_of_class)) if number not in label_of_class), None)
-    if not prompts or missing is not None:
-        raise UsageError(f"--prompts {file} has no prompt of class {missing or 0}: class ids go from 0, with no gap")
+    if missing is not None:
+        raise UsageError(f"--prompts {file} has no prompt of class {missing}: class ids go from 0, with no gap")
     names = [label_of_class[number] for number in range(len(label_of_class))]
     if data is not None and {canonical(name) for name in names} != {canonical(name) for name in data.class_names}:
         raise UsageError(

@@ -218,7 +218,8 @@ def explain(message: str, parser: ArgumentParser, sections: Sequence[Section]) -
         return _one_line(message)
     if below := re.match(r"NestedArg\(key='([^']+)'", values[0]):
         return f"--{where}.{below.group(1)}: there is no such option; --{where} is one value"
-    return f"--{where}: {values[0]} is not {' or '.join(kinds)}"
+    spelling = f"; write '[{values[0]}]'" if kinds == ["of type list"] and values[0][0] not in "{[" else ""
+    return f"--{where}: {values[0]} is not {' or '.join(kinds)}{spelling}"
 
 
 def _lacks(class_path: str, option: str) -> str:
@@ -244,7 +245,8 @@ def _class_names(message: str, where: str, sections: Sequence[Section]) -> list[
         if type_ is object:
             return []
         base = next(iter(get_args(type_)), type_)
-    return [_short(name) for name in _subclasses(base)[1:]]
+    base_itself, *below = _subclasses(base)
+    return [_short(name) for name in below or [base_itself]]
 
 
 def fill_presets(config: Namespace) -> None:

@@ -73,8 +73,12 @@ class RunFolder:
                 f"run folder {self.path} cannot be read ({error.strerror}): choose another --run_dir"
             ) from error
         if occupied:
-            continues = any(self.checkpoints.glob("round-*"))
-            remedy = "continue it with --ckpt_path last" if continues else "it has no checkpoint to continue: remove it"
+            if any(self.checkpoints.glob("round-*")):
+                remedy = "continue it with --ckpt_path last"
+            elif any(self.path.glob("seed-*/config.yaml")):
+                remedy = "it has runs of several seeds: continue them with --seeds"
+            else:
+                remedy = "it has no checkpoint to continue: remove it"
             raise FlgenError(f"run folder {self.path} already exists: {remedy}, or choose another --run_dir")
 
     def create(self) -> None:

@@ -61,10 +61,14 @@ def loading(option: str, checkpoint: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
-        kind = "a folder" if Path(checkpoint).expanduser().is_dir() else "the id of a model that can be downloaded"
+        what = (
+            "cannot be loaded from this folder"
+            if Path(checkpoint).expanduser().is_dir()
+            else ("is no folder, and no model of this id can be loaded")
+        )
         raise FlgenError(
-            f"{option} {checkpoint}: the model cannot be loaded from {kind} ({reason}); give a folder that the "
-            "library's save_pretrained wrote, or a model id and a way to the hub"
+            f"{option} {checkpoint}: {what} ({reason}); give a folder that the library's save_pretrained wrote, or a "
+            "model id and a way to the hub"
         ) from error
 
 

@@ -226,6 +226,10 @@ class SampleStore:
             else:
                 self._kept.append(kept.stem)
 
+    def has_samples(self) -> bool:
+        """Whether there is any sample in the folder, in a shard or not."""
+        return bool(self._shards()) or any(self.partial.glob("*.tar"))
+
     def finished(self) -> set[str]:
         """Return the ids of all samples that are kept, in shards or not."""
         return {entry["id"] for entry in read_manifest(self.folder)} | {

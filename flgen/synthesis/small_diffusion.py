@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ AUTOENCODER_STEPS = 400
 LEARNING_RATE = 2e-3
 AVERAGE_DECAY = 0.99  # of the weights that are kept: a moving average over the last steps
 TRAINING_TIMES = 1000
-LOG_EVERY = 500
+LOG_EVERY_S = 15.0
 
 
 def train_small_diffusion(
@@ -161,7 +161,7 @@ def train_small_diffusion(
 def _train_autoencoder(vae: Any, pixels: Tensor, steps: int, generator: torch.Generator) -> None:
     optimizer = torch.optim.Adam(vae.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps)
-    for _ in range(steps):
+    for _ in _counted("autoencoder", steps):
         batch = pixels[torch.randint(len(pixels), (BATCH,), generator=generator)]
         latent = vae.encode(batch).latent_dist.mean
         # Noise on the latents makes the decoder forgive small errors of the denoiser.
@@ -195,7 +195,7 @@ def _train_denoiser(
     averages = [parameter.detach().clone() for parameter in parameters]
     optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps)
-    for step in range(1, steps + 1):
+    for _ in _counted("denoiser", steps):
         rows = torch.randint(len(latents), (BATCH,), generator=generator)
         clean, noise = latents[rows], torch.randn((BATCH, *latents.shape[1:]), generator=generator)
         times = torch.randint(TRAINING_TIMES, (BATCH,), generator=generator)
@@ -211,11 +211,19 @@ def _train_denoiser(
         optimizer.step()
         schedule.step()
         torch._foreach_lerp_(averages, [parameter.detach() for parameter in parameters], 1.0 - AVERAGE_DECAY)
-        if step % LOG_EVERY == 0:
-            log.info("small diffusion: step %d/%d, loss %.4f", step, steps, loss.item())
     with torch.no_grad():
         for parameter, average in zip(parameters, averages, strict=True):
             parameter.copy_(average)
+
+
+def _counted(network: str, steps: int) -> Iterator[int]:
+    """Yield the numbers of the steps, and say from time to time how far it has come."""
+    said = time.monotonic()
+    for step in range(1, steps + 1):
+        yield step
+        if time.monotonic() - said >= LOG_EVERY_S:
+            said = time.monotonic()
+            log.info("small diffusion pipeline: %s, step %d/%d", network, step, steps)
 
 
 def _tokenizer() -> Any:

@@ -104,6 +104,8 @@ class SynthesisJob:
             return None
         ours, theirs = dict(_leaves(identity)), dict(_leaves(index["identity"]))
         if ours != theirs:
+            if not SampleStore(self.folder, 0, self.samples_per_shard).has_samples():
+                return None  # such as of a checkpoint that could not be loaded
             names = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
             said = [f"{name} {_short(theirs.get(name))}, now {_short(ours.get(name))}" for name in names]
             more = f" and {len(said) - MOST_DIFFERENCES} more" if len(said) > MOST_DIFFERENCES else ""

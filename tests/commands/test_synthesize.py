@@ -178,6 +178,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], int, str]] = {
     "amount of nothing": (("--amount=1", "--prompts=p.jsonl"), 2, "--amount counts the training samples of a data set"),
     "no classes": (("--per_class=1",), 2, "--data is missing: without --prompts give a data set"),
     "no prompts": (("--per_class=1", "--prompts=p.jsonl"), 1, "p.jsonl cannot be read"),
+    "empty prompts": (("--per_class=1", "--prompts=/dev/null"), 2, "/dev/null has no prompts: write some with"),
     "no such option": (("--per_class=1", "--synthesizer.siz=3"), 2, "did you mean size?"),
     "no such class": (("--per_class=1", "--synthesizer=Prozedural"), 2, "did you mean Procedural?"),
     "no shards": (("--per_class=1", "--data=Digits", "--samples_per_shard=0"), 2, "--samples_per_shard is 0"),

@@ -366,6 +366,10 @@ ON_THE_LINE = {
         ["--method.topology.transport=message"],
         "--method.topology.transport: message is not one of 'reduce', 'messages'",
     ),
+    "list of one": (
+        ["--model.loss.bandwidths=wide"],
+        "--model.loss.bandwidths: wide is not of type list; write '[wide]'",
+    ),
     "extra option": (["--num=x"], "--num: x is not of type int"),
     "class": (["--method=Prun"], "--method Prun: there is no such class; did you mean Prune?"),
     "nested class": (["--model.loss=Men"], "--model.loss Men: there is no such class; did you mean Mean?"),

@@ -49,6 +49,15 @@ def test_a_run_without_a_checkpoint_is_not_said_to_be_continuable(tmp_path: Path
         folder.check_new()
 
 
+def test_a_folder_of_several_seeds_is_not_said_to_be_removable(tmp_path: Path) -> None:
+    (tmp_path / "seed-0").mkdir()
+    (tmp_path / "seed-0" / "config.yaml").write_text("seed_everything: 0\n")
+    with pytest.raises(
+        FlgenError, match=r"it has runs of several seeds: continue them with --seeds, or choose another"
+    ):
+        RunFolder(tmp_path).check_new()
+
+
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_text("mine")

@@ -96,7 +96,7 @@ def test_a_stage_that_fails_ends_the_pipeline_with_its_status(tmp_path) -> None:
     process = pipeline(tmp_path, plan)
     assert process.returncode == 2
     assert "--per_class is 5000" in process.stderr
-    assert process.stderr.splitlines()[-1] == "flgen: stage server ended with exit status 2; the same command goes on"
+    assert process.stderr.splitlines()[-1] == "flgen: stage server ended with exit status 2; correct its options"
     assert "stage tune" not in process.stdout
 
 

@@ -103,7 +103,7 @@ def test_a_checkpoint_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(FlgenError, match=r"^--synthesizer.checkpoint .*nowhere: there is no such folder; give one"):
         missing.check(some_requests(1))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FlgenError, match=r"--synthesizer.checkpoint .*empty: the model cannot be loaded from"):
+    with pytest.raises(FlgenError, match=r"--synthesizer.checkpoint .*empty: cannot be loaded from this folder"):
         list(DiffusionImages(str(tmp_path / "empty")).synthesize(some_requests(1)))
     with pytest.raises(
         FlgenError, match=r"--synthesizer.checkpoint nobody/nothing: .*the id of a model.*give a folder"

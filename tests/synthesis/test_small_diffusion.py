@@ -49,6 +49,19 @@ def test_it_is_a_pipeline_as_any_other(tmp_path: Path) -> None:
     assert torch.equal(torch.rand(2), expected)
 
 
+def test_it_says_how_far_it_has_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("flgen.synthesis.small_diffusion.LOG_EVERY_S", 0.0)
+    with caplog.at_level("INFO", "flgen"):
+        trained(tmp_path / "model", steps=2)
+    assert caplog.messages[:4] == [
+        f"small diffusion pipeline: {network}, step {step}/2"
+        for network in ("autoencoder", "denoiser")
+        for step in (1, 2)
+    ]
+
+
 def test_other_images_are_refused(tmp_path: Path) -> None:
     for images in (torch.zeros(4, 1, 9, 9, dtype=torch.uint8), torch.zeros(4, 1, 8, 8)):
         with pytest.raises(UsageError, match=r"uint8 images \(N, C, H, W\), sides in eights, not \(4, 1, "):

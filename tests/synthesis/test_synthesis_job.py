@@ -200,6 +200,15 @@ def test_other_options_are_refused_in_the_same_folder(changed: dict[str, Any], n
         run_job(small_job(tmp_path / "set", per_class=1, **changed))
 
 
+def test_a_folder_without_any_sample_takes_other_options(tmp_path: Path) -> None:
+    folder, stop = tmp_path / "set", StopRequest()
+    stop.receive(15)
+    assert run_job(small_job(folder, per_class=1), stop=stop).made == 0
+    assert read_index(folder) is not None
+    run_job(small_job(folder, per_class=1, seed=2))
+    assert (read_index(folder) or {})["identity"]["seed_everything"] == 2
+
+
 def test_how_the_work_is_done_may_change(undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     folder = tmp_path / "set"
     stop = StopRequest()
