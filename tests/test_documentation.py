@@ -7,14 +7,10 @@ is marked `<!-- parsed only: why -->`; its commands must parse.
 from __future__ import annotations
 
 import inspect
-import multiprocessing
-import os
 import re
-import runpy
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from forked_commands import run_forked
 
 from flgen.experiment.records import read_metrics
 
@@ -44,23 +41,6 @@ FENCE = re.compile(
     r'^(?P<parsed_only><!-- parsed only: [^\n]+ -->\n)?```(?P<language>\w*)(?: title="(?P<title>[^"]+)")?\n'
     r"(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
-)
-
-# Commands are forked from one process that has imported Lightning already: the import takes longer than most commands.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    [
-        "flgen.cli",
-        "flgen.fit_loop",
-        "flgen.metrics.fidelity",
-        "flgen.metrics.trained",
-        "lightning.pytorch.loggers",
-        "matplotlib.pyplot",
-        "sklearn.datasets",
-        "torchvision",
-        "wandb",
-        "webdataset",
-    ]
 )
 
 
@@ -90,29 +70,6 @@ def commands_of(text: str) -> Iterator[str]:
     for line in text.replace("\\\n", " ").splitlines():
         if line.strip() and not line.lstrip().startswith("#"):
             yield " ".join(line.split())
-
-
-def as_a_process(folder: str, environment: dict[str, str], output: str, function: str, *arguments: Any) -> None:
-    """Become the process that a shell in `folder` would have started."""
-    os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.path[:0] = [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    written_to = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(written_to, 1)
-    os.dup2(written_to, 2)
-    sys.exit({"flgen": run_flgen, "python": run_python}[function](*arguments))
-
-
-def run_flgen(arguments: Sequence[str]) -> int:
-    from flgen.cli import main
-
-    return main(arguments)
-
-
-def run_python(program: str) -> None:
-    sys.path.insert(0, os.getcwd())
-    runpy.run_path(program, run_name="__main__")
 
 
 class Reader:
@@ -154,7 +111,7 @@ class Reader:
         words = shlex.split(command, comments=True)
         if parsed_only:
             arguments = words[words.index("flgen") + 1 :]
-            status, output = self._fork({}, "flgen", [*arguments, "--print_config"])
+            status, output = self._fork({}, [*arguments, "--print_config"])
             assert status == 0, f"{command}\n{output}"
             return
         command = ROUNDS.sub("3", command)
@@ -179,28 +136,19 @@ class Reader:
             name, _, value = words.pop(0).partition("=")
             environment[name] = value
         if words[0] == "flgen":
-            return self._fork(environment, "flgen", words[1:])
+            return self._fork(environment, words[1:])
         done = subprocess.run(["bash", "-c", command], cwd=self.folder, capture_output=True, text=True, timeout=60)
         return done.returncode, done.stdout + done.stderr
 
     def _run_program(self, text: str) -> None:
         program = self.folder / "program.py"
         program.write_text(WORK.sub("4", ROUNDS.sub("3", text)))
-        status, output = self._fork({}, "python", str(program))
+        status, output = self._fork({}, [str(program)])
         assert status == 0, f"{text}\n{output}"
 
-    def _fork(self, environment: dict[str, str], function: str, argument: Any) -> tuple[int | None, str]:
-        output = self.folder / "output.txt"
-        environment = {**os.environ, **environment}
-        process = FORKS.Process(
-            target=as_a_process, args=(str(self.folder), environment, str(output), function, argument)
-        )
-        process.start()
-        process.join(timeout=120)
-        if process.is_alive():
-            process.kill()
-            process.join()
-        return process.exitcode, output.read_text()
+    def _fork(self, environment: dict[str, str], arguments: Sequence[str]) -> tuple[int, str]:
+        done = run_forked(arguments, self.folder, environment)
+        return done.returncode, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from types import FrameType
 from flgen.federation.interruption import die_with_parent
 
 
-def run_flgen(arguments: Sequence[str]) -> int:
+def run_flgen(arguments: Sequence[str], *, quiet: bool = False) -> int:
     """Run another command of flgen to its end; return its exit status.
 
     SIGTERM is passed on to it. Ctrl-C reaches it by itself, as it is in the terminal's foreground too. It does not
@@ -22,9 +22,13 @@ def run_flgen(arguments: Sequence[str]) -> int:
 
     Args:
         arguments: What is typed after `flgen`.
+        quiet: Whether what it prints is thrown away; its messages on stderr are not.
     """
     command = [sys.executable, "-m", "flgen.cli", *arguments]
-    with _stop_signals_held() as held, subprocess.Popen(command, preexec_fn=die_with_parent) as child:
+    with (
+        _stop_signals_held() as held,
+        subprocess.Popen(command, stdout=subprocess.DEVNULL if quiet else None, preexec_fn=die_with_parent) as child,
+    ):
         held.pass_on_to(child)
         status = child.wait()
     return 128 - status if status < 0 else status

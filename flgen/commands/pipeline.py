@@ -121,28 +121,40 @@ def run(arguments: list[str]) -> int:
                 raise UsageError(
                     f"--only {name}: it needs stage {other}, which is not done: add it, or leave out --only"
                 )
-    for name, place in places.items():
-        if options.only and name not in options.only:
-            continue
-        status = _run_stage(place, lambda other: str(places[other].artefact))
-        if status:
+    chosen = [place for name, place in places.items() if not options.only or name in options.only]
+    to_do = [place for place in chosen if not place.done.is_file()]
+    for place in to_do:
+        _write_config(place, lambda other: str(places[other].artefact))
+    for place in to_do:  # hours before its turn
+        if status := run_flgen([*_arguments(place), "--print_config"], quiet=True):
+            print(f"flgen: stage {place.stage.name} cannot run: correct its options", file=sys.stderr)
+            return status
+    for place in chosen:
+        if status := _run_stage(place):
             return status
     _summarise(places, Path(options.run_dir))
     return 0
 
 
-def _run_stage(place: Place, artefact: Callable[[str], str]) -> int:
+def _write_config(place: Place, artefact: Callable[[str], str]) -> None:
+    place.folder.mkdir(parents=True, exist_ok=True)
+    options = {**place.stage.resolved(artefact), OUTPUTS[place.stage.command].option: str(place.output)}
+    with atomic_replace(place.config) as temporary:
+        temporary.write_text(to_yaml(options))
+
+
+def _arguments(place: Place) -> list[str]:
+    """Return what is typed after `flgen` to run a stage from its beginning."""
+    files = (*place.stage.configs, str(place.config))
+    return [place.stage.command, *(part for file in files for part in ("--config", file))]
+
+
+def _run_stage(place: Place) -> int:
     stage = place.stage
     if place.done.is_file():
         print(f"stage {stage.name}: done before ({place.folder})", flush=True)
         return 0
-    place.folder.mkdir(parents=True, exist_ok=True)
-    options = {**stage.resolved(artefact), OUTPUTS[stage.command].option: str(place.output)}
-    with atomic_replace(place.config) as temporary:
-        temporary.write_text(to_yaml(options))
-    arguments = [stage.command]
-    for file in (*stage.configs, str(place.config)):
-        arguments += ["--config", file]
+    arguments = _arguments(place)
     remove_unstarted(place.output)
     if has_checkpoint(place.output):
         arguments += ["--ckpt_path", "last"]

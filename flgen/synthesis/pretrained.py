@@ -64,7 +64,7 @@ def loading(option: str, checkpoint: str) -> Iterator[None]:
         what = (
             "cannot be loaded from this folder"
             if Path(checkpoint).expanduser().is_dir()
-            else ("is no folder, and no model of this id can be loaded")
+            else "is no folder, and no model of this id can be loaded"
         )
         raise FlgenError(
             f"{option} {checkpoint}: {what} ({reason}); give a folder that the library's save_pretrained wrote, or a "

@@ -19,6 +19,7 @@ MISTAKES = {
     "unknown init_arg": (("--method.local_stps=3",), 2, r"--method.local_stps: .* did you mean local_steps\?"),
     "wrong type": (("--trainer.rounds=many",), 2, r"--trainer.rounds: many is not of type int"),
     "wrong class": (("--method=Prysm",), 2, r"--method Prysm: there is no such class; did you mean Prism\?"),
+    "graph of a star": (("--method.topology=Ring",), 2, r"topology Ring: there is no such class; valid names are Star"),
     "missing file": (("--config=nowhere.yaml",), 2, r"nowhere.yaml: there is no such file"),
     "missing data": (("--data=MNIST", "--data.root=nowhere", "--model.image_size=32"), 1, r"nowhere.*--data.root"),
     "missing weights": (

@@ -100,6 +100,18 @@ def test_a_stage_that_fails_ends_the_pipeline_with_its_status(tmp_path) -> None:
     assert "stage tune" not in process.stdout
 
 
+def test_a_mistake_in_a_late_stage_is_told_before_the_first_one_runs(tmp_path) -> None:
+    plan = json.loads(json.dumps(PLAN))
+    plan["stages"]["tune"]["config"]["trainer"]["rouns"] = 3
+    process = pipeline(tmp_path, plan)
+    assert process.returncode == 2
+    assert process.stderr.splitlines() == [
+        "flgen: error: --trainer.rouns: there is no such option; did you mean trainer.rounds?",
+        "flgen: stage tune cannot run: correct its options",
+    ]
+    assert process.stdout == ""
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

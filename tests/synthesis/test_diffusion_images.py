@@ -106,7 +106,7 @@ def test_a_checkpoint_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(FlgenError, match=r"--synthesizer.checkpoint .*empty: cannot be loaded from this folder"):
         list(DiffusionImages(str(tmp_path / "empty")).synthesize(some_requests(1)))
     with pytest.raises(
-        FlgenError, match=r"--synthesizer.checkpoint nobody/nothing: .*the id of a model.*give a folder"
+        FlgenError, match=r"--synthesizer.checkpoint nobody/nothing: is no folder, and no model of .*give a folder"
     ) as it:
         list(DiffusionImages("nobody/nothing", local_files_only=True).synthesize(some_requests(1)))
     assert "\n" not in str(it.value)
