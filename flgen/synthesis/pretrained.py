@@ -73,7 +73,7 @@ def loading(option: str, checkpoint: str) -> Iterator[None]:
 
 
 def pick_dtype(precision: Precision, device: torch.device | str) -> torch.dtype:
-    """Return the type of the weights: Type of the weights; "auto" is 16 on a GPU and 32 elsewhere."""
+    """Return the type of the weights; "auto" is 16 on a GPU and 32 elsewhere."""
     if precision == "auto":
         precision = "16" if torch.device(device).type == "cuda" else "32"
     return {"32": torch.float32, "16": torch.float16, "bf16": torch.bfloat16}[precision]

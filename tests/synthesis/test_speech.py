@@ -90,7 +90,9 @@ def test_missing_weights_name_their_option(tiny_pipeline: Tiny, tmp_path: Path) 
     for option in ("checkpoint", "vocoder"):
         with pytest.raises(FlgenError, match=rf"^--synthesizer.{option} .*nowhere: there is no such folder"):
             small(tiny_pipeline, **{option: str(tmp_path / "nowhere")}).check(some_requests(1))
-        with pytest.raises(FlgenError, match=rf"^--synthesizer.{option} nobody/nothing: the model cannot be loaded"):
+        with pytest.raises(
+            FlgenError, match=rf"^--synthesizer.{option} nobody/nothing: is no folder, and no model of this id"
+        ):
             list(small(tiny_pipeline, **{option: "nobody/nothing"}).synthesize(some_requests(1)))
 
 
