@@ -15,8 +15,7 @@ from flgen.figures.banded_curves import Curve
 from flgen.figures.communication_curves import draw_communication
 from flgen.figures.comparison_bars import draw_comparison
 from flgen.figures.gradient_diversity import draw_gradient_diversity
-from flgen.figures.participants_curves import draw_participants
-from flgen.figures.synthetic_amount import draw_synthetic_amount
+from flgen.figures.marked_curves import draw_marked_curves
 
 
 def curve(label: str, mean: Sequence[float], std: Sequence[float] = (), x: Sequence[float] = ()) -> Curve:
@@ -36,8 +35,12 @@ def draw_all(output: Path) -> dict[str, tuple[Path, Path]]:
         "communication": draw_communication(
             [SCRATCH, GPTFL], output / "communication", ylabel="test accuracy", target=0.45, reached=[3, 1]
         ),
-        "participants": draw_participants([SCRATCH, GPTFL], output / "participants", ylabel="test accuracy"),
-        "amount": draw_synthetic_amount([SCRATCH, GPTFL], output / "amount", xlabel="samples", ylabel="test accuracy"),
+        "participants": draw_marked_curves(
+            [SCRATCH, GPTFL], output / "participants", xlabel="clients per round", ylabel="test accuracy"
+        ),
+        "amount": draw_marked_curves(
+            [SCRATCH, GPTFL], output / "amount", xlabel="samples", ylabel="test accuracy", from_zero=True
+        ),
         "comparison": draw_comparison(
             ["GPT-FL", "from scratch"], *bars, output / "bars", xlabel="test accuracy", numbers=["80", "50"]
         ),
@@ -57,7 +60,7 @@ def test_each_is_one_column_wide_and_names_its_runs(tmp_path, inches_of, words_o
 
 
 def test_curves_hold_the_means_and_bands_one_deviation_around_them(tmp_path, figures) -> None:
-    draw_participants([SCRATCH, GPTFL], tmp_path / "a", ylabel="accuracy")
+    draw_marked_curves([SCRATCH, GPTFL], tmp_path / "a", xlabel="clients per round", ylabel="accuracy")
     axes = figures[0].axes[0]
     assert [line.get_xydata().tolist() for line in axes.lines] == [
         [[1, 0.2], [2, 0.4], [3, 0.5]],
@@ -71,17 +74,19 @@ def test_curves_hold_the_means_and_bands_one_deviation_around_them(tmp_path, fig
 
 
 def test_a_single_run_is_drawn_too(tmp_path, figures) -> None:
-    draw_synthetic_amount([curve("one", [0.5])], tmp_path / "a", xlabel="samples", ylabel="accuracy")
+    draw_marked_curves([curve("one", [0.5])], tmp_path / "a", xlabel="samples", ylabel="accuracy", from_zero=True)
     (line,) = figures[0].axes[0].lines
     assert line.get_marker() == "o"
     assert bands(figures[0].axes[0]) == []
 
 
 def test_every_amount_has_a_tick_while_they_are_few(tmp_path, figures) -> None:
-    draw_synthetic_amount([curve("a", [0.5] * 5, x=[1, 2, 3, 5, 10])], tmp_path / "a", xlabel="", ylabel="")
+    draw_marked_curves(
+        [curve("a", [0.5] * 5, x=[1, 2, 3, 5, 10])], tmp_path / "a", xlabel="", ylabel="", from_zero=True
+    )
     assert figures[0].axes[0].get_xticks().tolist() == [1, 2, 3, 5, 10]
     figures.clear()
-    draw_participants([curve("a", [0.5] * 30)], tmp_path / "a", ylabel="")
+    draw_marked_curves([curve("a", [0.5] * 30)], tmp_path / "a", xlabel="clients per round", ylabel="")
     assert len(figures[0].axes[0].get_xticks()) < 12
 
 
@@ -161,7 +166,7 @@ def test_what_is_not_a_number_has_no_bar(tmp_path, figures) -> None:
 @pytest.mark.parametrize("count", [1, 7])
 def test_the_legend_lies_below_the_axes(tmp_path, figures, count: int) -> None:
     runs = [curve(f"a folder's name that is rather long {number}", [0.5, 0.6]) for number in range(count)]
-    draw_participants(runs, tmp_path / "a", ylabel="accuracy")
+    draw_marked_curves(runs, tmp_path / "a", xlabel="clients per round", ylabel="accuracy")
     figures[0].draw_without_rendering()
     (legend,) = figures[0].legends
     assert 0 <= legend.get_window_extent().y0 < legend.get_window_extent().y1 <= figures[0].axes[0].get_tightbbox().y0
@@ -170,4 +175,4 @@ def test_the_legend_lies_below_the_axes(tmp_path, figures, count: int) -> None:
 
 def test_another_format_is_refused(tmp_path) -> None:
     with pytest.raises(UsageError, match=r"--output .*a.pdf"):
-        draw_participants([GPTFL], tmp_path / "a.pdf", ylabel="accuracy")
+        draw_marked_curves([GPTFL], tmp_path / "a.pdf", xlabel="clients per round", ylabel="accuracy")

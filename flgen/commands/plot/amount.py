@@ -21,8 +21,8 @@ from flgen.commands.plot.runs import (
 from flgen.errors import FlgenError, UsageError
 from flgen.experiment.records import read_events
 from flgen.experiment.runs import RunFolder
+from flgen.figures.marked_curves import draw_marked_curves
 from flgen.figures.paper import figure_files
-from flgen.figures.synthetic_amount import draw_synthetic_amount
 from flgen.metrics.over_seeds import over_seeds
 
 
@@ -45,11 +45,12 @@ def draw(arguments: list[str]) -> tuple[Path, ...]:
     png, _ = figure_files(options.output)
     experiments = find_experiments(options.runs)
     courses, unit = _courses(experiments, options.metric, options.real or 1)
-    figures = draw_synthetic_amount(
+    figures = draw_marked_curves(
         [curve(label, points) for label, points in courses.items()],
         options.output,
         xlabel=f"synthetic {unit}" if options.real is None else f"synthetic data, multiples of {options.real:g} {unit}",
         ylabel=words(options.metric),
+        from_zero=True,
     )
     table = png.with_suffix(".csv")
     write_points(table, "amount", courses)

@@ -19,8 +19,8 @@ from flgen.commands.plot.runs import (
 from flgen.errors import FlgenError, UsageError
 from flgen.experiment.records import read_partition
 from flgen.experiment.runs import RunFolder
+from flgen.figures.marked_curves import draw_marked_curves
 from flgen.figures.paper import figure_files
-from flgen.figures.participants_curves import draw_participants
 from flgen.metrics.over_seeds import Spread, over_seeds
 
 
@@ -51,8 +51,11 @@ def draw(arguments: list[str]) -> tuple[Path, ...]:
         points.append(Point(size, _accuracy(one, options.metric, options.round)))
     for points in courses.values():
         points.sort(key=lambda point: point.x)
-    figures = draw_participants(
-        [curve(label, points) for label, points in courses.items()], options.output, ylabel=words(options.metric)
+    figures = draw_marked_curves(
+        [curve(label, points) for label, points in courses.items()],
+        options.output,
+        xlabel="clients per round",
+        ylabel=words(options.metric),
     )
     table = png.with_suffix(".csv")
     write_points(table, "clients_per_round", courses)

@@ -1,4 +1,4 @@
-"""Accuracy against the amount of synthetic data, before and after clients train (gptfl.md, section 7.5)."""
+"""Accuracy against what was chosen for a run: clients per round, generated samples (gptfl.md, sections 7.4, 7.5)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from flgen.figures.banded_curves import Curve, draw_curve, name_curves, panels, 
 from flgen.figures.paper import paper_style, save_figure
 
 
-def draw_synthetic_amount(
-    curves: Sequence[Curve], output: str | Path, *, xlabel: str, ylabel: str
+def draw_marked_curves(
+    curves: Sequence[Curve], output: str | Path, *, xlabel: str, ylabel: str, from_zero: bool = False
 ) -> tuple[Path, Path]:
-    """Draw accuracy over the amount of synthetic data that a server has trained on, one hue per curve.
+    """Draw a curve per method, one hue each, with a mark at every run.
 
     Args:
-        curves: Accuracy in [0, 1] over the amount: of server training alone, and of what federated methods make of it.
+        curves: Accuracy in [0, 1] over what was chosen.
         output: The PNG; an SVG of the same name is saved beside it.
-        xlabel: What the amount counts.
+        xlabel: What was chosen.
         ylabel: What was measured.
+        from_zero: Whether the x-axis begins at 0.
 
     Returns:
         The two files.
@@ -32,7 +33,8 @@ def draw_synthetic_amount(
         figure, (axes,) = panels(1, labels)
         lines = [draw_curve(axes, curve, number, marked=True) for number, curve in enumerate(curves)]
         share_limits(axes, curves)
-        axes.set_xlim(left=0)
+        if from_zero:
+            axes.set_xlim(left=0)
         tick_points(axes, curves)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
