@@ -210,7 +210,7 @@ class ClientTurns:
     ) -> RoundOutcome:
         """Return what a complete round left behind."""
         reported = {client: values for said in roll_calls for client, values in said.metrics.items()}
-        metrics = {**over_clients(reported), **traffic}
+        metrics = {**over_clients(reported, self._federation.measured_samples), **traffic}
         metrics["time/round_s"] = time.perf_counter() - self.started
         metrics["time/local_s"] = self.local_s
         return RoundOutcome(0, metrics, ledger, failures, reported)

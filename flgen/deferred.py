@@ -11,6 +11,7 @@ imported from here, it is a type checker's business alone.
 
 from __future__ import annotations
 
+import copyreg
 import importlib
 import sys
 from typing import TYPE_CHECKING as TYPE_CHECKING
@@ -36,14 +37,7 @@ class _DeferredBase(type):
     """Metaclass of classes whose last base class, named by `deferred_base`, is added at the first instance."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        complete = cls.__dict__.get("_complete_class")
-        if complete is None:
-            module, _, name = cls.deferred_base.rpartition(".")  # type: ignore[attr-defined]
-            base = getattr(importlib.import_module(module), name)
-            attributes = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
-            complete = cls if issubclass(cls, base) else type(cls)(cls.__name__, (cls, base), attributes)
-            complete._complete_class = cls._complete_class = complete
-        return type.__call__(complete, *args, **kwargs)
+        return type.__call__(_completed(cls), *args, **kwargs)
 
     def __subclasses__(cls) -> list[type]:
         """Without the complete class, which is this one to everybody: the parser looks for subclasses by name."""
@@ -60,6 +54,28 @@ class _DeferredBase(type):
 
     def __instancecheck__(cls, instance: Any) -> bool:
         return cls.__subclasscheck__(type(instance))
+
+
+def _completed(cls: Any) -> Any:
+    """Return a class with its last base, made at the first call."""
+    complete = cls.__dict__.get("_complete_class")
+    if complete is None:
+        module, _, name = cls.deferred_base.rpartition(".")
+        base = getattr(importlib.import_module(module), name)
+        attributes = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+        complete = cls if issubclass(cls, base) else type(cls)(cls.__name__, (cls, base), attributes)
+        complete._complete_class = cls._complete_class = complete
+    return complete
+
+
+def _reduced(cls: Any) -> Any:
+    """Pickle a class by its name, and a complete one as made of the one that has that name."""
+    named = cls.__bases__[0]
+    made = cls.__dict__.get("_complete_class") is cls and named.__dict__.get("_complete_class") is cls
+    return (_completed, (named,)) if made else cls.__qualname__
+
+
+copyreg.pickle(_DeferredBase, _reduced)
 
 
 if TYPE_CHECKING:

@@ -147,6 +147,8 @@ class FitLoop:
                 initial_weights=job.initial_weights,
                 initial_weights_sha256=job.identity.get(INITIAL_WEIGHTS),
             )
+            if provenance := job.method.provenance():
+                self.events.write("provenance", **provenance)
         self._call("on_fit_start")
 
     def _run_rounds(self) -> FitResult:
@@ -191,11 +193,13 @@ class FitLoop:
             row.update(measured)
             if tests_clients(self.job) and isinstance(self.job.method, ServerMethod):
                 personal = measure_clients(self.job, self._state_of, t, self.channel)
-                row.update(over_clients(personal))
+                row.update(over_clients(personal, self.job.federation.measured_samples))
                 for client, metrics in personal.items():
                     clients[client] = {**clients.get(client, {}), **metrics}
             row["time/evaluation_s"] = time.perf_counter() - started
             self._call("on_evaluation_end", round=t, metrics=row, images=images)
+            if self.is_server and (pictures := self.job.method.class_pictures()):
+                self._call("on_class_pictures", round=t, pictures=pictures, class_names=self.job.data.class_names)
         if self.is_server:
             self.metrics.update(row)
             self.metrics_table.write(t, row)

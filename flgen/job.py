@@ -13,12 +13,13 @@ import numpy as np
 
 from flgen.callbacks.evaluation import Evaluation
 from flgen.callbacks.loggers import RunLogger
-from flgen.data.local_test import local_test_rows
+from flgen.data.local_split import LocalSplit, deal
 from flgen.deferred import TYPE_CHECKING
 from flgen.errors import UsageError
 from flgen.experiment.checkpoints import Checkpoint
 from flgen.experiment.config import describe
-from flgen.federation.clients import Client, Federation
+from flgen.federation.clients import Client, Federation, cohort_size
+from flgen.federation.model_group import ModelGroup
 from flgen.federation.streams import RandomStreams
 from flgen.methods.base import Method
 
@@ -42,7 +43,7 @@ class Job:
     Args:
         method: The algorithm.
         model: The module that each rank keeps one of.
-        data: The data set, loaded.
+        data: The data set, loaded; with test samples of the clients' own, one whose test split is these.
         streams: The run's random streams.
         federation: Clients and their places.
         identity: What a checkpoint must agree with.
@@ -140,43 +141,52 @@ def prepare_job(
     clients_per_round: int | None,
     rounds: int = 1,
     partition_seed: int | None = None,
+    split: LocalSplit | None = None,
+    participation: float | None = None,
 ) -> Job:
     """Divide the loaded data among clients and return the job.
 
     Args:
         method: The algorithm.
         model: The module that each rank keeps one of.
-        data: The data set, loaded.
+        data: The data set, loaded; it is not changed.
         partition: How it is divided.
         seed: Of every random stream.
         world_size: Number of ranks.
         clients_per_round: Cohort size; None means everybody.
         rounds: Number of rounds that the run is planned for.
         partition_seed: Of who holds which samples, test samples included; None takes `seed`.
+        split: What each client trains on, holds back and is tested on; None means the defaults.
+        participation: Share of the clients in a cohort, in place of `clients_per_round`.
 
     Raises:
         UsageError: The division is impossible, there are more processes than clients, or the method refuses them.
     """
     streams = RandomStreams(seed)
     divided = streams if partition_seed is None else RandomStreams(partition_seed)
-    rows_of = data.split_clients(partition, divided.numpy("partition"))
-    label_table = data.label_table(rows_of)
-    draws = [divided.numpy("local test", client=number) for number in range(len(rows_of))]
-    test_rows_of = local_test_rows(label_table, data.test.labels.numpy(force=True), draws)
+    split = split or LocalSplit()
+    dealt = deal(data, partition, split, divided.numpy("partition"), divided.numpy)
+    data = dealt.data
+    label_table = data.label_table([rows.train for rows in dealt.clients])
     clients = [
         Client(
             id=number,
-            samples=len(rows),
+            samples=len(rows.train),
             streams=streams,
             key=number,
-            open_data=partial(data.client_data, number, rows),
-            open_test=partial(data.client_test_data, test_rows),
+            open_data=partial(data.client_data, number, rows.train),
+            open_test=partial(data.client_test_data, rows.test),
+            test_samples=len(rows.test),
+            open_validation=partial(data.client_data, number, rows.validation) if len(rows.validation) else None,
+            validation_samples=len(rows.validation),
         )
-        for number, (rows, test_rows) in enumerate(zip(rows_of, test_rows_of, strict=True))
+        for number, rows in enumerate(dealt.clients)
     ]
     digest = hashlib.blake2b(digest_size=16)
-    for rows in rows_of:
+    for rows in dealt.dealt:
         digest.update(np.int64(len(rows)).tobytes() + np.ascontiguousarray(rows, dtype=np.int64).tobytes())
+    if participation is not None:
+        clients_per_round = cohort_size(len(clients), participation)
     described = describe(method)["init_args"]
     identity = {
         "seed": seed,
@@ -184,17 +194,27 @@ def prepare_job(
         "data": data.name,
         "clients": len(clients),
         "partition": digest.hexdigest(),
+        "split": split.in_force,
         "model": _structure(model),
-        OPTIONS: dict(_flat({name: value for name, value in described.items() if name != "topology"})),
+        OPTIONS: {name: value for name, value in _flat(described) if _matters(name, method)},
     }
     federation = Federation(clients, streams, world_size, clients_per_round, rounds)
+    if isinstance(model, ModelGroup):
+        model.check_clients(len(federation))
     method.check(federation)
     return Job(method, model, data, streams, federation, identity, label_table)
 
 
+def _matters(option: str, method: Method) -> bool:
+    """Whether a run must be continued with the same value of a method's option."""
+    return option.partition(".")[0] != "topology" and option not in method.incidental
+
+
 def _structure(model: LightningModule) -> str:
-    """Return a digest of the names and shapes of a module's tensors."""
-    shapes = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
+    """Return a digest of the names and shapes of a module's tensors, and of who has which network of a group."""
+    shapes: list[Any] = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
+    if isinstance(model, ModelGroup):
+        shapes.append(model.assignment)
     return hashlib.blake2b(repr(shapes).encode(), digest_size=16).hexdigest()
 
 

@@ -78,4 +78,5 @@ def measure_checkpoint_clients(job: Job, checkpoint: Checkpoint, fabric: Fabric)
         return kept or job.method.initial_state(client)
 
     channel = Channel(0, 1, fabric.device, 1, 1)
-    return over_clients(measure_clients(job, state_of_checkpoint, checkpoint.round, channel))
+    measured = measure_clients(job, state_of_checkpoint, checkpoint.round, channel)
+    return over_clients(measured, job.federation.measured_samples)

@@ -5,7 +5,9 @@ A method that `validates` adds an exchange: candidates down, what the clients sa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from torch import Tensor
@@ -49,20 +51,22 @@ def run_star_round(
         ClientFailed: A client failed and the policy is "raise", or too few are left.
     """
     star, channel = method.topology, method.topology.channel
+    if t == 1 and (opening := method.opening()):
+        star.send_down(t, opening if star.is_server else None, len(federation), phase="setup")
     turns = ClientTurns(method, federation, store, channel, t, stop=stop, policy=policy, call=call)
     cohort = federation.cohort(t)
     rank_of = federation.ranks(cohort)
 
-    download, collector, scalars = _open(method, method.download, federation, cohort, rank_of, t)
+    download, collector, down = _open(method, method.download, federation, cohort, rank_of, t)
 
+    up: Counter[str] = Counter()
     diversity = UpdateDiversity(channel, len(cohort)) if gradient_diversity else None
 
     def step(client: Client) -> Payload:
         return method.client_step(client, download, t)
 
     def keep(client: Client, payload: Payload) -> None:
-        nonlocal scalars
-        scalars += count_scalars(payload)
+        up.update(count_scalars(payload))
         collector.add(client.id, client.samples, payload)
         if diversity is not None:
             diversity.add(client.id, method.update_of(download, payload))
@@ -76,21 +80,29 @@ def run_star_round(
         return RoundOutcome(signal_number)
     failures = turns.check_enough(roll_calls, len(cohort))
     uploads = collector.collect([said.uploads for said in roll_calls])
+    aggregating = time.perf_counter()
     if uploads is not None:
         method.aggregate(t, uploads)
+    aggregation_s = time.perf_counter() - aggregating
     store.commit()
     if method.validates:
         present = [client for client in cohort if client.id not in failures]
-        roll_calls, moved = _settle(method, federation, turns, present, rank_of, t)
+        roll_calls, offered, judged = _settle(method, federation, turns, present, rank_of, t)
         failures = turns.check_enough(roll_calls, len(cohort))
-        scalars += moved
+        down.update(offered)
+        up.update(judged)
 
-    said = channel.agree((star.ledger.take(), scalars))
-    rows = add_up(ledger for ledger, _ in said)
+    said = channel.agree((star.ledger.take(), down, up))
+    rows = add_up(ledger for ledger, _, _ in said)
+    downs, ups = Counter[str](), Counter[str]()
+    for _, sent, received in said:
+        downs.update(sent)
+        ups.update(received)
     noticed = {} if uploads is None else dict(uploads.metrics)
     if diversity is not None:
         noticed.update(diversity.collect())
-    return turns.outcome(roll_calls, failures, rows, {**_traffic(rows, sum(counted for _, counted in said)), **noticed})
+    measured = {**_traffic(rows, downs, ups), "time/aggregation_s": aggregation_s, **noticed}
+    return turns.outcome(roll_calls, failures, rows, measured)
 
 
 def _open(
@@ -100,8 +112,8 @@ def _open(
     clients: list[Client],
     rank_of: dict[int, int],
     t: int,
-) -> tuple[dict[str, Tensor], Collector | SecureCollector, int]:
-    """Send clients what the server offers; return it, who collects the answers, and how many numbers that were."""
+) -> tuple[dict[str, Tensor], Collector | SecureCollector, Counter[str]]:
+    """Send clients what the server offers; return it, who collects the answers, and how many numbers went where."""
     star = method.topology
     offered = offer(t) if star.is_server else None
     download = star.send_down(t, offered, len(clients))
@@ -109,7 +121,8 @@ def _open(
     collector = star.open_round(
         t, method.collection, samples=samples, rank_of=rank_of, download=download, streams=federation.streams
     )
-    return download, collector, 0 if offered is None else len(clients) * count_scalars(offered)
+    counted = {} if offered is None else count_scalars(offered)
+    return download, collector, Counter({name: len(clients) * numbers for name, numbers in counted.items()})
 
 
 def _settle(
@@ -119,16 +132,17 @@ def _settle(
     clients: list[Client],
     rank_of: dict[int, int],
     t: int,
-) -> tuple[list[RollCall], int]:
-    """Let clients judge the server's candidates; return what the ranks said, and how many numbers this one moved."""
+) -> tuple[list[RollCall], Counter[str], Counter[str]]:
+    """Let clients judge the server's candidates; return what the ranks said, and the numbers sent down and up."""
     channel = method.topology.channel
-    candidates, collector, scalars = _open(method, method.candidates, federation, clients, rank_of, t)
+    up: Counter[str] = Counter()
+    candidates, collector, down = _open(method, method.candidates, federation, clients, rank_of, t)
     for client in clients:
         if rank_of[client.id] != channel.rank:
             continue
         judgement = turns.attempt(client, partial(method.judge, client, candidates, t))
         if judgement is not None:
-            scalars += count_scalars(judgement)
+            up.update(count_scalars(judgement))
             collector.add(client.id, client.samples, judgement)
         if federation.host[client.id] != channel.rank:
             client.close_data()
@@ -136,17 +150,19 @@ def _settle(
     judgements = collector.collect([said.uploads for said in roll_calls])
     if judgements is not None and len(judgements):
         method.settle(t, judgements)
-    return roll_calls, scalars
+    return roll_calls, down, up
 
 
-def _traffic(rows: list[LedgerRow], scalars: int) -> dict[str, float]:
+def _traffic(rows: list[LedgerRow], downs: Mapping[str, int], ups: Mapping[str, int]) -> dict[str, float]:
     up = sum(row.bytes for row in rows if row.link == "client->server")
     down = sum(row.bytes for row in rows if row.link == "server->client")
     return {
         "comm/up_bytes": up,
         "comm/down_bytes": down,
         "comm/bytes": up + down,
-        "comm/scalars": scalars,
+        "comm/scalars": sum(downs.values()) + sum(ups.values()),
+        **{f"comm/down_scalars/{name}": numbers for name, numbers in downs.items()},
+        **{f"comm/up_scalars/{name}": numbers for name, numbers in ups.items()},
         "comm/busiest_node_bytes": up + down,  # the server sends and receives all of it
         "comm/wire_bytes": sum(row.wire_bytes for row in rows),
     }

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from flgen.callbacks import Callback, RoundProgress, RunLogger, SampleGrids
+from flgen.callbacks import Callback, ClassPictures, RoundProgress, RunLogger, SampleGrids
 from flgen.callbacks.evaluation import Evaluation
+from flgen.data.local_split import LocalSplit
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
 from flgen.experiment import option_ranges
 from flgen.experiment.config import describe, to_yaml
 from flgen.experiment.records import write_partition
 from flgen.experiment.runs import RunFolder
+from flgen.federation import model_group
 
 if TYPE_CHECKING:
     from lightning import LightningModule
@@ -53,12 +55,14 @@ class FederatedTrainer:
         timeout_s: Limit of every exchange between processes, seconds.
         round_timeout_s: How long a fast process waits for the slowest one's local training, seconds.
         clients_per_round: Cohort size; None means every client, every round.
+        participation: Sampling ratio rho, the share of the clients in a cohort; give this or clients_per_round.
         on_client_error: "raise" ends the job when a client fails; "skip" leaves it out of the round.
         min_clients: With "skip", the fewest uploads that a round may end with.
         checkpoint_every: Write a checkpoint after every so many rounds (and always at the end).
         keep_checkpoints: Number of newest checkpoints to keep.
         client_state_mb: Megabytes of client state kept on the device; more goes to host memory, then to files.
-        callbacks: What watches the run; None means a progress display and sample grids.
+        callbacks: What watches the run; None means a progress display, sample grids and
+            class pictures.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class FederatedTrainer:
         timeout_s: float = 120,
         round_timeout_s: float = 3600,
         clients_per_round: int | None = None,
+        participation: float | None = None,
         on_client_error: Literal["raise", "skip"] = "raise",
         min_clients: int = 1,
         checkpoint_every: int = 1,
@@ -91,6 +96,13 @@ class FederatedTrainer:
             min_clients=min_clients,
         )
         option_ranges.above_0("trainer", "seconds", timeout_s=timeout_s, round_timeout_s=round_timeout_s)
+        if participation is not None and not 0 < participation <= 1:
+            raise UsageError(f"--trainer.participation is {participation}: give a share above 0, at most 1")
+        if participation is not None and clients_per_round is not None:
+            raise UsageError(
+                f"--trainer.participation {participation} and --trainer.clients_per_round {clients_per_round} both say "
+                "how many clients a round has: set one of them to null"
+            )
         self.rounds = rounds
         self.accelerator = accelerator
         self.devices = devices
@@ -100,12 +112,14 @@ class FederatedTrainer:
         self.timeout_s = timeout_s
         self.round_timeout_s = round_timeout_s
         self.clients_per_round = clients_per_round
+        self.participation = participation
         self.on_client_error = on_client_error
         self.min_clients = min_clients
         self.checkpoint_every = checkpoint_every
         self.keep_checkpoints = keep_checkpoints
         self.client_state_mb = client_state_mb
-        self.callbacks: list[Callback] = [RoundProgress(), SampleGrids()] if callbacks is None else callbacks
+        default: list[Callback] = [RoundProgress(), SampleGrids(), ClassPictures()]
+        self.callbacks: list[Callback] = default if callbacks is None else callbacks
 
         # What callbacks look at; set during a fit.
         self.folder = RunFolder(Path())
@@ -121,10 +135,11 @@ class FederatedTrainer:
     def fit(
         self,
         method: Method,
-        model: LightningModule,
+        model: LightningModule | Sequence[LightningModule],
         data: LabelledData,
         partition: Partitioner,
         *,
+        split: LocalSplit | None = None,
         evaluation: Evaluation | None = None,
         loggers: Sequence[RunLogger] = (),
         run_dir: str | Path = "runs/default",
@@ -138,9 +153,10 @@ class FederatedTrainer:
 
         Args:
             method: The algorithm.
-            model: Any LightningModule the method can train.
+            model: Any LightningModule the method can train, or a list of them for a `ModelGroup`.
             data: The data set.
             partition: How it is divided among clients.
+            split: What each client trains on, holds back and is tested on; None means the defaults.
             evaluation: When and how to evaluate; None means the defaults.
             loggers: Loggers besides metrics.csv.
             run_dir: The run folder; it must be new unless `ckpt_path` continues it.
@@ -154,6 +170,7 @@ class FederatedTrainer:
             UsageError: Impossible request.
             FlgenError: The run failed, or could not start.
         """
+        model = method.own_model(model_group.as_one_module(model))
         self.folder = RunFolder(Path(run_dir))
         resume = None if ckpt_path is None else checkpoints.find_checkpoint(ckpt_path, self.folder.path)
         fabric = self._build_fabric(self.devices, self.num_nodes)
@@ -171,17 +188,17 @@ class FederatedTrainer:
                 )
             sha256 = weights.load_weights(model, initial_weights)
         seeds = seed_everything, partition_seed
-        job = self._prepare(method, model, data, partition, seeds, fabric.world_size)
+        job = self._prepare(method, model, data, partition, split, seeds, fabric.world_size)
         job.begin_with(initial_weights, sha256)
-        cohort = self.clients_per_round or len(job.federation)
+        cohort = job.federation.clients_per_round or len(job.federation)
         if self.min_clients > cohort:
             raise UsageError(f"--trainer.min_clients is {self.min_clients}: a round has only {cohort} clients")
         job.loggers = loggers
         job.evaluate_with(evaluation if evaluation is not None else Evaluation())
-        job.config = config if config is not None else self._describe(job, partition, seeds, run_dir)
-        method.prepare(model, data)
+        job.config = config if config is not None else self._describe(job, partition, split, seeds, run_dir)
+        method.prepare(model, job.data)
         if method.generative:
-            job.evaluation.prepare(data)
+            job.evaluation.prepare(job.data)
         if resume is not None:
             job.continue_from(resume)
         if self.is_global_zero:
@@ -201,21 +218,23 @@ class FederatedTrainer:
     def evaluate(
         self,
         method: Method,
-        model: LightningModule,
+        model: LightningModule | Sequence[LightningModule],
         data: LabelledData,
         partition: Partitioner,
         *,
+        split: LocalSplit | None = None,
         ckpt_path: str | Path,
         evaluation: Evaluation | None = None,
         seed_everything: int = 0,
         partition_seed: int | None = None,
     ) -> dict[str, float]:
         """Return the metrics of a checkpoint, measured on this one process; arguments as for `fit`."""
+        model = method.own_model(model_group.as_one_module(model))
         checkpoint = checkpoints.find_checkpoint(ckpt_path)
-        job = self._prepare(method, model, data, partition, (seed_everything, partition_seed), world_size=1)
+        job = self._prepare(method, model, data, partition, split, (seed_everything, partition_seed), world_size=1)
         job.evaluation = evaluation if evaluation is not None else Evaluation()
         if method.generative:
-            job.evaluation.prepare(data)
+            job.evaluation.prepare(job.data)
         fabric = self._restore(job, checkpoint)
         metrics = measurement.measure(job, fabric, checkpoint.round)[0]
         if measurement.tests_clients(job):
@@ -225,18 +244,20 @@ class FederatedTrainer:
     def samples(
         self,
         method: Method,
-        model: LightningModule,
+        model: LightningModule | Sequence[LightningModule],
         data: LabelledData,
         partition: Partitioner,
         *,
+        split: LocalSplit | None = None,
         ckpt_path: str | Path,
         count: int,
         seed_everything: int = 0,
         partition_seed: int | None = None,
     ) -> dict[str, Tensor]:
         """Return images that a checkpoint draws, uint8 (count, C, H, W), by kind of model; arguments as for `fit`."""
+        model = method.own_model(model_group.as_one_module(model))
         checkpoint = checkpoints.find_checkpoint(ckpt_path)
-        job = self._prepare(method, model, data, partition, (seed_everything, partition_seed), world_size=1)
+        job = self._prepare(method, model, data, partition, split, (seed_everything, partition_seed), world_size=1)
         self._restore(job, checkpoint)
         return method.samples(count, checkpoint.round)
 
@@ -256,6 +277,7 @@ class FederatedTrainer:
         model: LightningModule,
         data: LabelledData,
         partition: Partitioner,
+        split: LocalSplit | None,
         seeds: tuple[int, int | None],
         world_size: int,
     ) -> jobs.Job:
@@ -263,7 +285,17 @@ class FederatedTrainer:
         data.setup()
         seed, partition_seed = seeds
         return jobs.prepare_job(
-            method, model, data, partition, seed, world_size, self.clients_per_round, self.rounds, partition_seed
+            method,
+            model,
+            data,
+            partition,
+            seed,
+            world_size,
+            self.clients_per_round,
+            self.rounds,
+            partition_seed,
+            split,
+            self.participation,
         )
 
     def _restore(self, job: jobs.Job, checkpoint: checkpoints.Checkpoint) -> Fabric:
@@ -275,7 +307,12 @@ class FederatedTrainer:
         return fabric
 
     def _describe(
-        self, job: jobs.Job, partition: Partitioner, seeds: tuple[int, int | None], run_dir: str | Path
+        self,
+        job: jobs.Job,
+        partition: Partitioner,
+        split: LocalSplit | None,
+        seeds: tuple[int, int | None],
+        run_dir: str | Path,
     ) -> dict[str, Any]:
         """Return the configuration that a fit from Python stands for, as the command line would have it."""
         return {
@@ -288,6 +325,7 @@ class FederatedTrainer:
             "method": describe(job.method),
             "data": describe(job.data),
             "partition": describe(partition),
+            "split": describe(split or LocalSplit()),
             "evaluation": describe(job.evaluation)["init_args"],
             "loggers": describe(job.loggers),
         }

@@ -12,6 +12,10 @@ from flgen.federation.training_options import LocalTraining
 
 SERVER_METHODS = ["Prism", "FedAvg", "FedProx", "Scaffold", "FedOpt", "Ditto", "SubFedAvg"]
 SERVER_METHODS += ["FedDF", "DSFL", "FedET", "FedGen", "DynaFed"]
+SERVER_METHODS += ["FedGH", "FedGenHeads"]
+SERVER_METHODS += ["FedProto", "FedTGP", "FedDistill"]
+SERVER_METHODS += ["FML", "FedKD"]
+SERVER_METHODS += ["LGFedAvg", "FedKTL"]
 PEER_METHODS = ["DisPFL", "My1", "My2", "DPSGD", "FedFOMO", "Local", "Isolated"]
 METHODS = SERVER_METHODS + PEER_METHODS
 
@@ -23,6 +27,9 @@ SMALL_OPTIONS: dict[str, dict[str, Any]] = {
     "DSFL": {"public_samples": 40, "distillation_epochs": 2},
     "FedET": {"distillation_steps": 4, "distillation_batch_size": 16},
     "FedGen": {"hidden": 16, "noise": 8, "generated_batch_size": 8, "generator_steps": 3},
+    "FedGenHeads": {"hidden": 16, "noise": 8, "generator_steps": 3},
+    "FedKD": {"energy_rounds": 5},
+    "FedTGP": {"server_epochs": 3},
     "DynaFed": {"trajectory_rounds": 2, "images_per_class": 1, "synthesis_steps": 2, "inner_steps": 2}
     | {"fine_tune_epochs": 2, "fine_tune_batch_size": 4},
 }
@@ -38,6 +45,7 @@ def small_method(name: str, transport: str = "reduce", **options: Any) -> Any:
     """
     import flgen
     from flgen.masks.sparsity import Sparsity
+    from flgen.methods.latent_alignment import AlignmentTraining
     from flgen.topology import RandomGraph, Star
 
     made: dict[str, Any]
@@ -57,6 +65,9 @@ def small_method(name: str, transport: str = "reduce", **options: Any) -> Any:
         made = {"training": TRAINING, **SMALL_OPTIONS[name]}
     else:
         made = {"training": TRAINING}
+    if name == "FedKTL":
+        made["generator"] = flgen.RandomProjection(channels=1)
+        made["alignment"] = AlignmentTraining(epochs=3)
     if name in ("FedDF", "DSFL", "FedET"):
         made["public_data"] = flgen.Digits()
     if name in SERVER_METHODS:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import inspect
+import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import lightning
 import pytest
 import torch
 
+from flgen.data import Digits
 from flgen.deferred import LightningDataModule, LightningModule, deferred_module
 
 
@@ -134,3 +137,21 @@ def test_instances_can_be_copied() -> None:
     assert torch.equal(twin.layer.weight, net.layer.weight)
     assert twin.layer.weight is not net.layer.weight
     assert isinstance(twin, Net)
+
+
+def test_instances_and_classes_can_be_pickled() -> None:
+    net = Net()
+    twin = pickle.loads(pickle.dumps(net))
+    assert type(twin) is type(net)
+    assert torch.equal(twin.layer.weight, net.layer.weight)
+    for kind in (Net, type(net), WideNet, Users):
+        assert pickle.loads(pickle.dumps(kind)) is kind
+
+
+def test_a_process_without_an_instance_can_read_one(tmp_path: Path) -> None:
+    (tmp_path / "digits").write_bytes(pickle.dumps(Digits(part="public")))
+    code = "import pickle, pathlib; print(pickle.loads(pathlib.Path(sys.argv[1]).read_bytes()).part)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; {code}", str(tmp_path / "digits")], capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "public", done.stderr

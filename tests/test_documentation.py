@@ -12,13 +12,15 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from forked_commands import run_forked
+from small_methods import small_method
 
 from flgen.experiment.records import read_metrics
 
@@ -79,18 +81,32 @@ class Reader:
         self.folder = folder
         self._tried: set[str] = set()
         shutil.copytree(REPOSITORY / "configs", folder / "configs")
-        digits = folder / "configs" / "prism_digits.yaml"
-        config = yaml.safe_load(digits.read_text())
+        with self._changed("prism_digits") as config:
+            self._shrink_prism(config)
+        with self._changed("fedktl_generator_digits") as config:
+            self._shrink_prism(config)
+            config["trainer"]["devices"] = 1
+            config["evaluation"]["extractors"] = []
+        with self._changed("dispfl_digits") as config:
+            config["trainer"]["rounds"] = 2
+            config["method"]["init_args"]["training"]["epochs"] = 1
+        with self._changed("fedktl_digits") as config:
+            config["trainer"].update({"rounds": 2, "devices": 1})
+
+    @contextmanager
+    def _changed(self, name: str) -> Iterator[dict[str, Any]]:
+        """Let a configuration of the reader's be changed in place."""
+        file = self.folder / "configs" / f"{name}.yaml"
+        config = yaml.safe_load(file.read_text())
+        yield config
+        file.write_text(yaml.safe_dump(config))
+
+    @staticmethod
+    def _shrink_prism(config: dict[str, Any]) -> None:
         for section, options in SMALL.items():
             target = config[section]
             target.get("init_args", target).update(options)
         config["model"]["init_args"]["loss"]["init_args"] = {"real_batch": 8}
-        digits.write_text(yaml.safe_dump(config))
-        peers = folder / "configs" / "dispfl_digits.yaml"
-        config = yaml.safe_load(peers.read_text())
-        config["trainer"]["rounds"] = 2
-        config["method"]["init_args"]["training"]["epochs"] = 1
-        peers.write_text(yaml.safe_dump(config))
 
     def read(self, page: str) -> None:
         if page in self._tried:
@@ -232,9 +248,19 @@ def test_the_tables_of_dispfl_have_every_option() -> None:
 
 
 def test_the_tables_of_baselines_name_every_file_once() -> None:
-    pages = ("docs/methods/dispfl.md", "docs/methods/gptfl.md")
+    pages = ("docs/methods/dispfl.md", "docs/methods/gptfl.md", "docs/methods/fedktl.md")
     documented = [row[0] for page in pages for row in table_of(page, "file in `configs/baselines/`")]
     assert sorted(documented) == sorted(path.name for path in (REPOSITORY / "configs" / "baselines").glob("*.yaml"))
+
+
+def written_defaults(owner: type) -> dict[str, str]:
+    """Return a constructor's options and their defaults as a file has them; nothing for those with options below."""
+    options = dict(list(inspect.signature(owner.__init__).parameters.items())[1:])  # type: ignore[misc]
+    yaml_words = {"None": "null", "True": "true", "False": "false"}
+    return {
+        name: "" if is_dataclass(option.default) else yaml_words.get(str(option.default), str(option.default))
+        for name, option in options.items()
+    }
 
 
 GPTFL = ("FedAvg", "FedProx", "Scaffold", "FedOpt", "FedDF", "DSFL", "FedET", "FedGen", "DynaFed")
@@ -249,12 +275,69 @@ def test_the_tables_of_gptfl_have_every_option_and_its_default(method: str) -> N
     if method in ("FedAvg", "FedProx", "FedOpt"):
         own += table_of(page, "option of FedAvg, FedProx and FedOpt")
     for_all = {row[0] for row in table_of(page, "option of every method")}
-    options = dict(list(inspect.signature(getattr(flgen, method).__init__).parameters.items())[1:])
+    options = written_defaults(getattr(flgen, method))
     assert for_all | {row[0] for row in own} == set(options)
-    assert {option: default for option, default, _ in own} == {
-        option: {"None": "null", "True": "true", "False": "false"}.get(default := str(options[option].default), default)
-        for option, *_ in own
+    assert {option: default for option, default, _ in own} == {option: options[option] for option, *_ in own}
+
+
+FEDKTL = ("FedKTL", "LGFedAvg", "FedGenHeads", "FedGH", "FML", "FedKD", "FedDistill", "FedProto", "FedTGP")
+
+
+@pytest.mark.parametrize("method", FEDKTL)
+def test_the_tables_of_fedktl_have_every_option_and_its_default(method: str) -> None:
+    import flgen
+
+    page = "docs/methods/fedktl.md"
+    documented = table_of(page, "option of every method") + table_of(page, f"option of {method}")
+    assert {option: default for option, default, _ in documented} == written_defaults(getattr(flgen, method))
+
+
+def test_the_table_of_the_alignment_has_every_option_and_its_default() -> None:
+    from flgen.methods.latent_alignment import AlignmentTraining
+
+    rows = table_of("docs/methods/fedktl.md", "option of --method.alignment")
+    assert {option: default for option, default, _ in rows} == written_defaults(AlignmentTraining)
+
+
+def test_the_table_of_traffic_says_which_methods_run_under_secure_aggregation() -> None:
+    from flgen import SecureAggregation, Star
+
+    star = Star(secure_aggregation=SecureAggregation())
+    documented = {row[0]: row[-1] for row in table_of("docs/methods/fedktl.md", "method")}
+    assert documented == {
+        name: "no" if small_method(name, topology=star).collection == "gather" else "yes" for name in FEDKTL
     }
+
+
+def test_what_methods_for_different_networks_measure_is_on_their_page(reader: Reader) -> None:
+    page = "docs/methods/fedktl.md"
+    reader.read(page)
+    own = ("train", "alignment", "generator", "prototypes", "head", "compression")
+    rows = [row for run in sorted((reader.folder / "runs").glob("fed*/metrics.csv")) for row in read_metrics(run)]
+    theirs = [row for row in rows if "comm/up_scalars_formula" in row]
+    written = {name for row in theirs for name in row if name.partition("/")[0] in own}
+    assert {"alignment/norm_ratio", "compression/ratio", "train/prototype_loss"} <= written
+    assert [name for name in sorted(written) if f"`{name}`" not in text_of(page)] == []
+
+
+def test_the_table_of_groups_has_every_network() -> None:
+    import flgen
+    from flgen.models.model_groups import PublishedGroup
+
+    documented = {group: networks.split(", ") for group, networks in table_of("docs/methods/fedktl.md", "group")}
+    assert set(documented) == {group.__name__ for group in PublishedGroup.__subclasses__()}
+    for group, networks in documented.items():
+        assert networks == [member.architecture for member in getattr(flgen, group).members]
+
+
+def test_the_table_of_generators_has_the_numbers_of_the_files() -> None:
+    rows = table_of("docs/methods/fedktl.md", "file in `configs/generators/`")
+    files = {path.name: path for path in (REPOSITORY / "configs" / "generators").glob("*.yaml")}
+    assert {row[0] for row in rows} == set(files)
+    for file, *numbers in rows:
+        options = yaml.safe_load(files[file].read_text())["method"]["init_args"]
+        chosen = (options["mu"], options["alignment"]["learning_rate"], options["alignment"]["compactness"])
+        assert chosen == tuple(float(number) for number in numbers)
 
 
 def test_the_table_of_costs_says_what_methods_ask_for() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from small_methods import small_method, small_model
 
-from flgen import IID, ClientDirichlet, Digits, RandomGraph, Ring, Shards, Sparsity
+from flgen import IID, ClientDirichlet, Digits, LocalSplit, RandomGraph, Ring, Shards, Sparsity
 from flgen.errors import UsageError
 from flgen.experiment.checkpoints import Checkpoint
 from flgen.federation.launch import build_fabric
@@ -41,6 +41,8 @@ def prepare(digits: Digits) -> Prepare:
         world_size: int = 1,
         clients_per_round: int | None = None,
         partition_seed: int | None = None,
+        split: Any = None,
+        participation: float | None = None,
     ) -> Job:
         return prepare_job(
             method or small_method("DisPFL"),
@@ -51,6 +53,8 @@ def prepare(digits: Digits) -> Prepare:
             world_size,
             clients_per_round,
             partition_seed=partition_seed,
+            split=split,
+            participation=participation,
         )
 
     return prepared
@@ -116,6 +120,49 @@ def test_a_seed_of_its_own_fixes_who_holds_and_is_tested_on_what_and_nothing_els
     assert drawn(prepare(seed=7, partition_seed=8)) == drawn(prepare(seed=8))
 
 
+def test_clients_may_bring_their_own_test_and_validation_samples(prepare: Prepare, digits: Digits) -> None:
+    job = prepare(split=LocalSplit("own", validation_fraction=0.1))
+    count = 0
+    for client, counts in zip(job.federation.clients, job.label_table, strict=True):
+        assert client.samples == client.data.samples == counts.sum()
+        assert client.data.label_counts.tolist() == counts.tolist()
+        assert client.validation_data is not None
+        assert client.validation_samples == client.validation_data.samples > 0
+        assert client.test_samples == client.test_data.samples
+        count += client.samples + client.validation_samples + client.test_samples
+    assert count == 20 * 89  # equal shards of all 1,797 images
+    assert len(job.data.test) == sum(client.test_samples for client in job.federation.clients)
+    assert len(digits.test) == 359  # the data set itself is as it was
+    assert job.federation.measured_samples["val"] == {c.id: c.validation_samples for c in job.federation.clients}
+
+
+def test_own_test_samples_depend_on_the_partition_seed_and_on_nothing_else(prepare: Prepare) -> None:
+    def drawn(**options: Any) -> list[bytes]:
+        clients = prepare(split=LocalSplit("own", validation_fraction=0.2), **options).federation.clients
+        return [
+            next(data.in_order(1000))[0].numpy().tobytes()
+            for client in clients
+            for data in (client.data, client.validation_data, client.test_data)
+            if data is not None
+        ]
+
+    first = drawn()
+    assert len(first) == 15
+    assert first == drawn(world_size=3, method=small_method("FedAvg"), clients_per_round=2)
+    assert first == drawn(seed=8, partition_seed=7)
+    assert first != drawn(seed=8)
+
+
+def test_a_sampling_ratio_is_a_cohort(prepare: Prepare) -> None:
+    assert prepare(method=small_method("FedAvg"), participation=0.5).federation.clients_per_round == 2
+    assert prepare(method=small_method("FedAvg"), participation=0.01).federation.clients_per_round == 1
+    assert len(prepare(participation=1.0).federation.cohort(1)) == 5
+    with pytest.raises(
+        UsageError, match=r"but with DisPFL every client trains in every round: remove it, or --trainer.p"
+    ):
+        prepare(participation=0.5)
+
+
 def test_nothing_is_opened_before_a_client_is_asked(prepare: Prepare) -> None:
     job = prepare()
     assert all({"data", "test_data"}.isdisjoint(vars(client)) for client in job.federation.clients)
@@ -129,6 +176,7 @@ def test_what_makes_a_run_another_run_is_in_its_identity(prepare: Prepare) -> No
         "data": "digits",
         "clients": 5,
         "partition": "",
+        "split": {"test": "common", "validation_fraction": 0.0},
         "model": identity["model"],
         OPTIONS: identity[OPTIONS],
     }
@@ -144,6 +192,9 @@ def test_what_makes_a_run_another_run_is_in_its_identity(prepare: Prepare) -> No
     assert differing(method=small_method("My1")) == {"method"}
     assert differing(method=small_method("FedAvg"), clients_per_round=2) == {"method"}
     assert differing(partition=Shards(clients=5, shards_per_client=2)) == {"partition"}
+    assert differing(split=LocalSplit(validation_fraction=0.1)) == {"split", "partition"}
+    assert differing(split=LocalSplit("own")) == {"split", "partition"}
+    assert differing(split=LocalSplit(test_fraction=0.5)) == set()  # of no use with common test samples
     assert differing(partition=Shards(clients=6, shards_per_client=4)) == {"clients", "partition"}
 
 

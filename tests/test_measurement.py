@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_methods import TRAINING, small_method, small_model
 
-from flgen import Digits, Evaluation, FederatedTrainer, LocalTraining, Shards
+from flgen import Digits, Dirichlet, Evaluation, FederatedTrainer, LocalSplit, LocalTraining, Shards
 from flgen.experiment.checkpoints import find_checkpoint
 from flgen.experiment.records import read_clients, read_ledger, read_metrics
 from flgen.federation.launch import build_fabric
@@ -79,6 +79,43 @@ def test_a_checkpoint_is_worth_what_the_runs_last_row_says(name: str, fit_small:
     assert {metric for metric in written if metric not in measured} == (
         {metric for metric in written if metric.endswith("_aggregated")} if method == "DisPFL" else set()
     )
+
+
+OWN = LocalSplit("own", validation_fraction=0.2)
+
+
+@pytest.mark.parametrize("method", ["FedAvg", "DisPFL"])
+def test_own_test_samples_are_measured_alike_on_any_number_of_ranks_after_a_stop_and_by_the_command_line(
+    method: str, fit_small: Fit, flgen: Any, tmp_path: Path
+) -> None:
+    fit_small(tmp_path / "whole", method=method, rounds=3, every=1, split=OWN)
+    fit_small(tmp_path / "run", method=method, rounds=2, every=1, split=OWN, devices=2)
+    fit_small(tmp_path / "run", method=method, rounds=3, every=1, split=OWN, ckpt_path="last")
+    whole, parts = (
+        [
+            {name: value for name, value in row.items() if not name.startswith(("time/", "comm/wire"))}
+            for row in read_metrics(tmp_path / run / "metrics.csv")
+        ]
+        for run in ("whole", "run")
+    )
+    assert whole == parts
+    point = "trained" if method == "DisPFL" else "aggregated"
+    pooled = (f"test/pooled/accuracy_{point}", f"val/pooled/accuracy_{point}", f"val/loss_{point}")
+    assert all(row[name] > 0 for row in whole for name in pooled)
+    done = flgen("evaluate", "--ckpt_path", "run/checkpoints/last", "--output", "metrics.json")
+    assert done.returncode == 0, done.stderr
+    measured = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(pooled) <= set(measured)
+    assert measured == {name: whole[-1][name] for name in measured}
+
+
+def test_pooled_results_are_those_of_all_clients_samples_together(fit_small: Fit, tmp_path: Path) -> None:
+    fit_small(tmp_path / "run", method="FedAvg", rounds=1, split=OWN, partition=Dirichlet(5, alpha=0.5))
+    (row,) = read_metrics(tmp_path / "run" / "metrics.csv")
+    # The common model on the union of the clients' test samples is tested twice: as a whole, and client by client.
+    assert row["test/pooled/accuracy_aggregated"] == pytest.approx(row["test/accuracy"], abs=1e-9)
+    assert row["test/pooled/loss_aggregated"] == pytest.approx(row["test/loss"], rel=1e-5)
+    assert abs(row["test/accuracy_aggregated"] - row["test/accuracy"]) > 1e-3  # clients differ in size
 
 
 def test_the_command_line_measures_a_run_between_peers(fit_small: Fit, flgen: Any, tmp_path: Path) -> None:

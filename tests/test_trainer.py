@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from flgen import (
     IID,
@@ -16,6 +17,7 @@ from flgen import (
     Evaluation,
     FedAvg,
     FederatedTrainer,
+    LocalSplit,
     LocalTraining,
     Prism,
     Shards,
@@ -26,7 +28,7 @@ from flgen.client_turns import ClientFailed
 from flgen.errors import FlgenError, UsageError
 from flgen.experiment.checkpoints import find_checkpoint
 from flgen.experiment.config import describe
-from flgen.experiment.records import read_events, read_metrics
+from flgen.experiment.records import read_clients, read_events, read_metrics
 
 
 class Fragile(SmallCNN):
@@ -184,13 +186,41 @@ def test_the_method_holds_the_result_after_a_fit_on_two_processes(tmp_path: Path
 
 
 def test_the_configuration_of_a_fit_from_python_is_the_command_lines(fit_small: Any, tmp_path: Path) -> None:
-    import yaml
-
     fit_small(tmp_path / "run")
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["method"] == describe(Prism(local_steps=2, batch_size=8, recalibration_batches=2))
     assert config["partition"]["init_args"] == {"clients": 5, "shards_per_client": 4}
     assert config["model"]["init_args"]["loss"]["init_args"]["real_batch"] == 8
+
+
+def test_data_may_be_used_again_after_they_were_divided(fit_small: Any, tmp_path: Path) -> None:
+    data = Digits()
+    split = LocalSplit("own", test_fraction=0.3)
+    about = {"method": "FedAvg", "rounds": 1, "data": data}
+    first = fit_small(tmp_path / "first", split=split, **about)
+    common = fit_small(tmp_path / "common", **about)
+    again = fit_small(tmp_path / "again", split=split, **about)
+    name = "test/pooled/accuracy_aggregated"
+    assert first.metrics[name] == again.metrics[name] != common.metrics[name]
+    config = yaml.safe_load((tmp_path / "first" / "config.yaml").read_text())
+    assert config["split"] == describe(split)
+    assert yaml.safe_load((tmp_path / "common" / "config.yaml").read_text())["split"] == describe(LocalSplit())
+
+
+def test_a_checkpoint_of_another_division_is_refused(fit_small: Any, tmp_path: Path) -> None:
+    fit_small(tmp_path / "run", method="FedAvg", rounds=1, split=LocalSplit("own"))
+    with pytest.raises(UsageError, match=r"is of another run \(different partition, split\)"):
+        fit_small(tmp_path / "run", method="FedAvg", split=LocalSplit("own", test_fraction=0.3), ckpt_path="last")
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_sampling_ratio_is_the_same_run_as_its_number_of_clients(
+    devices: int, fit_small: Any, tmp_path: Path
+) -> None:
+    fit_small(tmp_path / "ratio", method="FedAvg", participation=0.4, devices=devices)
+    fit_small(tmp_path / "number", method="FedAvg", clients_per_round=2)
+    ratio, number = (read_clients(tmp_path / run / "clients.csv") for run in ("ratio", "number"))
+    assert ratio == number
 
 
 def test_a_run_from_python_can_be_measured_by_the_command_line(fit_small: Any, flgen: Any, tmp_path: Path) -> None:
@@ -253,6 +283,12 @@ def test_client_state_may_live_in_files(fit_small: Any, tmp_path: Path) -> None:
         ({"devices": 0}, "--trainer.devices is 0"),
         ({"timeout_s": 0}, "--trainer.timeout_s is 0"),
         ({"min_clients": 0}, "--trainer.min_clients is 0"),
+        ({"participation": 0.0}, "--trainer.participation is 0.0: give a share above 0, at most 1"),
+        ({"participation": 1.5}, "--trainer.participation is 1.5"),
+        (
+            {"participation": 0.5, "clients_per_round": 3},
+            "--trainer.participation 0.5 and --trainer.clients_per_round 3 both say how many clients a round has",
+        ),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

@@ -1,6 +1,7 @@
 """What watches a run: callbacks and loggers."""
 
 from flgen.callbacks.base import Callback
+from flgen.callbacks.class_pictures import ClassPictures
 from flgen.callbacks.evaluation import Evaluation
 from flgen.callbacks.loggers import (
     RunLogger,
@@ -15,6 +16,7 @@ from flgen.callbacks.sample_grids import SampleGrids
 
 __all__ = [
     "Callback",
+    "ClassPictures",
     "Evaluation",
     "RoundProgress",
     "RunLogger",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flgen.deferred import TYPE_CHECKING
@@ -50,6 +50,15 @@ class Callback:
         images: Mapping[str, torch.Tensor],
     ) -> None:
         """The evaluation is done; on rank 0 `images` holds samples by name, uint8 (images, channels, height, width)."""
+
+    def on_class_pictures(
+        self,
+        trainer: FederatedTrainer,
+        round: int,
+        pictures: Mapping[int, torch.Tensor],
+        class_names: Sequence[str],
+    ) -> None:
+        """After an evaluation, on rank 0: the pictures that clients are sent, uint8 (C, H, W), by class."""
 
     def on_checkpoint(self, trainer: FederatedTrainer, round: int, path: Path) -> None:
         """A complete checkpoint of the state after `round` stands at `path`."""

@@ -16,6 +16,7 @@ def run(arguments: list[str]) -> int:
     options, built = configuration.values, build(configuration)
     metrics = built.trainer.evaluate(
         *what_runs(built),
+        split=built.split,
         evaluation=built.evaluation,
         ckpt_path=options.ckpt_path,
         seed_everything=options.seed_everything,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from flgen.commands.sections import build, federated_sections, parse_command, what_runs
 from flgen.commands.seeds import OPTIONS, run_seeds, take_seed
+from flgen.experiment.records import read_metrics
+from flgen.experiment.summary import describe_readings
 
 
 def run(arguments: list[str]) -> int:
@@ -19,6 +21,7 @@ def run(arguments: list[str]) -> int:
     del config["seed_index"]
     result = built.trainer.fit(
         *what_runs(built),
+        split=built.split,
         evaluation=built.evaluation,
         loggers=built.loggers,
         run_dir=options.run_dir,
@@ -31,5 +34,7 @@ def run(arguments: list[str]) -> int:
     if result.signal_number:
         return 128 + result.signal_number
     if built.trainer.is_global_zero:  # under torchrun or srun every rank comes here
+        if line := describe_readings(read_metrics(built.trainer.folder.metrics)):
+            print(line)
         print(f"run folder: {result.run_dir}")
     return 0

@@ -26,13 +26,21 @@ def run(arguments: list[str]) -> int:
         raise UsageError("say what to make: --output DIR for shards, --plot FILE.png for a chart, or both")
     chart = None if options.plot is None else writable(options.plot)
     built = build(configuration)
+    if options.output is not None and built.split.divides:
+        raise UsageError(
+            "--split divides what a client gets, but --output stores it whole, with common test samples: leave --split "
+            "out, or --output"
+        )
+    from flgen.data.local_split import deal
     from flgen.federation.streams import RandomStreams
 
     data = built.data
     seed = options.seed_everything if options.partition_seed is None else options.partition_seed
     data.prepare_data()
     data.setup()
-    rows = data.split_clients(built.partition, RandomStreams(seed).numpy("partition"))
+    streams = RandomStreams(seed)
+    dealt = deal(data, built.partition, built.split, streams.numpy("partition"), streams.numpy)
+    rows = [client.train for client in dealt.clients]
     if options.output is not None:
         from flgen.data.shards import write_client_shards
 
@@ -42,6 +50,6 @@ def run(arguments: list[str]) -> int:
     if chart is not None:
         from flgen.figures.partition_chart import draw_partition_chart
 
-        draw_partition_chart(data.label_table(rows), data.class_names, chart)
+        draw_partition_chart(dealt.data.label_table(rows), data.class_names, chart)
         print(f"chart: {chart}")
     return 0

@@ -26,6 +26,7 @@ def run(arguments: list[str]) -> int:
     built = build(configuration)
     drawn = built.trainer.samples(
         *what_runs(built),
+        split=built.split,
         ckpt_path=options.ckpt_path,
         count=options.num,
         seed_everything=options.seed_everything,

@@ -36,12 +36,12 @@ def run_dir_section() -> Section:
     return Section("run_dir", str, default="runs/default", help="The run folder.")
 
 
-def model_section(help: str = "The module that clients train.") -> Section:
-    """`model`."""
+def model_section(help: str = "The module that clients train.", several: bool = False) -> Section:
+    """`model`, or with `several` also a list of them."""
     from flgen.deferred import LightningModule
     from flgen.models import ResnetGenerator  # noqa: F401  (short names are those of classes that are imported)
 
-    return Section("model", LightningModule, "class", required=True, help=help)
+    return Section("model", LightningModule, "class", required=True, help=help, several=several)
 
 
 def data_section() -> Section:
@@ -79,6 +79,7 @@ def ckpt_path_section() -> Section:
 def federated_sections() -> list[Section]:
     """The keys of a federated run, which `fit` writes and whoever reads its checkpoints takes up again."""
     from flgen.callbacks import Evaluation, RunLogger
+    from flgen.data import LocalSplit
     from flgen.methods import Method
     from flgen.trainer import FederatedTrainer
 
@@ -90,10 +91,11 @@ def federated_sections() -> list[Section]:
         ),
         run_dir_section(),
         Section("trainer", FederatedTrainer, "options"),
-        model_section(),
+        model_section("The module that clients train; a list of several: client i of X has the (i mod X)th.", True),
         Section("method", Method, "class", required=True, help="The federated algorithm."),
         data_section(),
         partition_section(),
+        Section("split", LocalSplit, "options"),
         initial_weights_section(),
         Section("evaluation", Evaluation, "options"),
         Section("loggers", list[RunLogger], default=[], help="Loggers besides metrics.csv."),

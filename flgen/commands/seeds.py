@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from flgen.commands.child_process import has_checkpoint, remove_unstarted, run_flgen
+from flgen.data import LocalSplit
 from flgen.errors import FlgenError, UsageError
-from flgen.experiment.config import Configuration
+from flgen.experiment.config import Configuration, describe
 from flgen.experiment.records import read_events, read_metrics
 from flgen.experiment.runs import RunFolder
 from flgen.experiment.summary import describe_spread, summarise, write_summary
@@ -21,6 +22,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "type": int | None,
         "help": "Run this one of --seeds alone, counted from 0: for array jobs.",
     },
+}
+
+WHICH_ROUND = {
+    "final": "",
+    "validated": ", the round of each that validation samples choose",
+    "best": ", the best round of each",
 }
 
 MAY_DIFFER = ("data.init_args.root", "data.init_args.download")
@@ -145,14 +152,15 @@ def differing_options(written: Mapping[str, Any], asked: Mapping[str, Any]) -> I
     divided = written.get("partition_seed")
     if asked["partition_seed"] != (written.get("seed_everything") if divided is None else divided):
         yield "partition_seed"
-    for section in ("model", "method", "data", "partition", "initial_weights"):
+    written = {"split": describe(LocalSplit()), **written}  # of which older runs say nothing
+    for section in ("model", "method", "data", "partition", "split", "initial_weights"):
         theirs, ours = dict(_flat(written.get(section), section)), dict(_flat(asked.get(section), section))
         for name in dict.fromkeys([*theirs, *ours]):
             left_to_the_data = section == "model" and ours.get(name) is None
             if theirs.get(name) != ours.get(name) and name not in MAY_DIFFER and not left_to_the_data:
                 yield name
-    for option in ("clients_per_round", "precision"):
-        if written.get("trainer", {}).get(option) != asked["trainer"][option]:
+    for option in ("clients_per_round", "participation", "precision"):
+        if written.get("trainer", {}).get(option) != asked["trainer"].get(option):
             yield f"trainer.{option}"
 
 
@@ -165,7 +173,7 @@ def _flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _summarise(configuration: Configuration, folder: Path) -> None:
-    """Write summary.csv and print the headline metric of the final round, then of the best one."""
+    """Write summary.csv and print the headline metric of the final round, of a chosen one, then of the best one."""
     seeds, rounds = configuration.values.seeds, configuration.values.trainer.rounds
     runs = [read_metrics(RunFolder(_run_dir(folder, seed)).metrics) for seed in seeds]
     for seed, rows in zip(seeds, runs, strict=True):
@@ -180,6 +188,5 @@ def _summarise(configuration: Configuration, folder: Path) -> None:
     judged_by = headline(runs[0])
     for row in summary:
         if row.metric == judged_by:
-            best = ", the best round of each" if row.round == "best" else ""
-            print(describe_spread(row.metric, row)[:-1] + best + ")")
+            print(describe_spread(row.metric, row)[:-1] + WHICH_ROUND[row.round] + ")")
     print(f"summary of all metrics: {folder / 'summary.csv'}")

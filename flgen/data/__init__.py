@@ -14,6 +14,7 @@ from flgen.data.flowers102 import Flowers102
 from flgen.data.image_data import ImageData
 from flgen.data.image_folder import ImageFolder
 from flgen.data.labelled_data import LabelledData
+from flgen.data.local_split import LocalSplit
 from flgen.data.meld import MELD
 from flgen.data.mnist import MNIST, FashionMNIST
 from flgen.data.partition import IID, AsStored, ByAttribute, Dirichlet, Partitioner, Pathological, Shards
@@ -42,6 +43,7 @@ __all__ = [
     "ImageData",
     "ImageFolder",
     "LabelledData",
+    "LocalSplit",
     "Partitioner",
     "Pathological",
     "Shards",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 
 from flgen.data.downloadable import DownloadableData
-from flgen.data.image_data import ImageData, ImageLayout, check_image_size
+from flgen.data.image_data import ImageData, ImageLayout, Pixels, check_image_size
 from flgen.deferred import TYPE_CHECKING
 from flgen.errors import FlgenError
 
@@ -37,19 +37,25 @@ class CIFAR10(DownloadableData, ImageData):
         root: Folder that holds `cifar-10-batches-py`.
         image_size: Side of the images, pixels; other sizes than 32 are interpolated.
         download: Fetch the files into `root` if they are missing.
+        pixels: Whether classifiers get pixels standardised by these numbers, or "centred", in [-1, 1], as in FedKTL
+            (section 4).
     """
 
     torchvision_name = "CIFAR10"
 
-    def __init__(self, root: str = "data", image_size: int = 32, download: bool = False) -> None:
+    def __init__(
+        self, root: str = "data", image_size: int = 32, download: bool = False, pixels: Pixels = "standardized"
+    ) -> None:
         super().__init__(root, download)
         check_image_size(image_size)
         self._image_size = image_size
+        self.pixels: Pixels = pixels
 
     def layout(self) -> ImageLayout:
         """Return name, classes, channels, size and normalisation of the images."""
         mean, std = (0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768)
-        return ImageLayout("cifar10", TEN_CLASSES, channels=3, image_size=self._image_size, mean=mean, std=std)
+        layout = ImageLayout("cifar10", TEN_CLASSES, channels=3, image_size=self._image_size, mean=mean, std=std)
+        return layout.scaled(self.pixels)
 
     @property
     def _source(self) -> Any:
@@ -101,6 +107,8 @@ class CIFAR100(CIFAR10):
         root: Folder that holds `cifar-100-python`.
         image_size: Side of the images, pixels; other sizes than 32 are interpolated.
         download: Fetch the files into `root` if they are missing.
+        pixels: Whether classifiers get pixels standardised by these numbers, or "centred", in [-1, 1], as in FedKTL
+            (section 4).
     """
 
     torchvision_name = "CIFAR100"
@@ -108,4 +116,5 @@ class CIFAR100(CIFAR10):
     def layout(self) -> ImageLayout:
         """Return name, classes, channels, size and normalisation of the images."""
         mean, std = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
-        return ImageLayout("cifar100", HUNDRED_CLASSES, channels=3, image_size=self._image_size, mean=mean, std=std)
+        layout = ImageLayout("cifar100", HUNDRED_CLASSES, channels=3, image_size=self._image_size, mean=mean, std=std)
+        return layout.scaled(self.pixels)

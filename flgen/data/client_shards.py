@@ -34,6 +34,8 @@ class ClientShards(ImageData):
             others share its process.
     """
 
+    divisible = False
+
     def __init__(self, root: str = "data", memory_budget_mb: float = 1000.0) -> None:
         super().__init__()
         if memory_budget_mb < 0:

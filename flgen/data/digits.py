@@ -11,6 +11,8 @@ from flgen.deferred import TYPE_CHECKING
 if TYPE_CHECKING:
     from flgen.data.image_set import ImageSet
 
+TEST_FRACTION = 0.2
+
 
 class Digits(ImageData):
     """The 1,797 handwritten digits of 8x8 pixels that come with scikit-learn; nothing is downloaded.
@@ -27,7 +29,7 @@ class Digits(ImageData):
     def __init__(
         self,
         image_size: int | None = None,
-        test_fraction: float = 0.2,
+        test_fraction: float = TEST_FRACTION,
         part: Literal["all", "public", "private"] = "all",
     ) -> None:
         super().__init__()
@@ -41,7 +43,9 @@ class Digits(ImageData):
 
     def layout(self) -> ImageLayout:
         """Return name, classes, channels and size of the images."""
-        name = "digits" if self.part == "all" else f"digits-{self.part}"
+        name = "digits" if self.test_fraction == TEST_FRACTION else f"digits-{self.test_fraction:g}"
+        if self.part != "all":  # the halves depend on which images are held out: the name says so
+            name = f"{name}-{self.part}"
         return ImageLayout(name, tuple("0123456789"), channels=1, image_size=self._image_size)
 
     def load(self) -> tuple[ImageSet, ImageSet]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from flgen.data.downloadable import DownloadableData
-from flgen.data.image_data import ImageData, ImageLayout, check_image_size
+from flgen.data.image_data import ImageData, ImageLayout, Pixels, check_image_size
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import FlgenError
 
@@ -21,7 +22,7 @@ else:
 
 FOLDER = "flowers-102"
 LABELS, SPLITS, IMAGES = "imagelabels.mat", "setid.mat", "jpg"
-TRAIN, TEST = "trnid", "tstid"
+TRAIN, VALIDATION, TEST = "trnid", "valid", "tstid"
 KEPT = 224 / 256  # of the shorter side: resized to 256 pixels, of which the central 224 are cut out
 
 # The published list, in natural words: without its question mark, its trailing blank and two joining hyphens.
@@ -46,28 +47,44 @@ CLASSES = tuple(name.strip() for name in FLOWERS.replace("\n", " ").split(";"))
 class Flowers102(DownloadableData, ImageData):
     """Oxford Flowers-102: photographs of 102 kinds of flowers, RGB; the official 1,020 training and 6,149 test images.
 
-    The folder `flowers-102` lies in `root`, or is `root` itself: `jpg/`, `imagelabels.mat`, `setid.mat`. The official
-    validation images are not used. Every image is scaled so that its shorter side is 8/7 of `image_size`, and its
-    centre is kept: 256 and 224 pixels, the published transform. All images are decoded into memory (1.1 GB at 224
+    The folder `flowers-102` lies in `root`, or is `root` itself: `jpg/`, `imagelabels.mat`, `setid.mat`. Every image is
+    scaled so that its shorter side is 8/7 of `image_size`, and its centre is kept: 256 and 224 pixels, the transform of
+    GPT-FL. FedKTL has all 8,189 images with nothing cut off, 64x64. All images are decoded into memory (1.1 GB at 224
     pixels). Mean and deviation of the channels are those of ImageNet.
 
     Args:
         root: Folder that holds `flowers-102`.
         image_size: Side of the images, pixels.
         download: Fetch the files into `root` if they are missing.
+        with_validation: Whether the official 1,020 validation images are training images, too, or left unused.
+        whole: Whether the whole photograph is pressed into the square, in place of its centre.
+        pixels: Whether classifiers get pixels standardised by these numbers, or "centred", in [-1, 1], as in FedKTL
+            (section 4).
 
-    Source: Nilsback and Zisserman, ICVGIP 2008; GPT-FL, sections 4.1 and 5.1.
+    Source: Nilsback and Zisserman, ICVGIP 2008; GPT-FL, sections 4.1 and 5.1; FedKTL, section 4.
     """
 
-    def __init__(self, root: str = "data", image_size: int = 224, download: bool = False) -> None:
+    def __init__(
+        self,
+        root: str = "data",
+        image_size: int = 224,
+        download: bool = False,
+        with_validation: bool = False,
+        whole: bool = False,
+        pixels: Pixels = "standardized",
+    ) -> None:
         super().__init__(root, download)
         check_image_size(image_size)
         self._image_size = image_size
+        self.with_validation = with_validation
+        self.whole = whole
+        self.pixels: Pixels = pixels
 
     def layout(self) -> ImageLayout:
         """Return name, classes, channels, size and normalisation of the images."""
         mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-        return ImageLayout("flowers102", CLASSES, channels=3, image_size=self._image_size, mean=mean, std=std)
+        layout = ImageLayout("flowers102", CLASSES, channels=3, image_size=self._image_size, mean=mean, std=std)
+        return layout.scaled(self.pixels)
 
     @property
     def _folder(self) -> Path:
@@ -86,12 +103,14 @@ class Flowers102(DownloadableData, ImageData):
         torchvision.datasets.Flowers102(self.root, download=True)
 
     def load(self) -> tuple[ImageSet, ImageSet]:
-        """Decode the images; return the official training and test splits."""
+        """Decode the images; return the official training (and validation) images, and the test images."""
         labels = self._table(LABELS, "labels")
-        return self._decode(labels, self._table(SPLITS, TRAIN)), self._decode(labels, self._table(SPLITS, TEST))
+        parts = [TRAIN, VALIDATION] if self.with_validation else [TRAIN]
+        training = np.concatenate([self._table(SPLITS, part) for part in parts])
+        return self._decode(labels, training), self._decode(labels, self._table(SPLITS, TEST))
 
     def decode_sample(self, content: bytes, extension: str) -> torch.Tensor:
-        """Return one PNG or JPEG file as the photographs of this data set are stored: scaled, its centre kept.
+        """Return one PNG or JPEG file as this data set stores its photographs: scaled, its centre or all of it kept.
 
         Args:
             content: The file's bytes.
@@ -105,7 +124,11 @@ class Flowers102(DownloadableData, ImageData):
         """
         from flgen.data.pixels import decode_image
 
-        return decode_image(content, extension, self.image_size, self.channels, central_part)
+        return decode_image(content, extension, self.image_size, self.channels, self._framing)
+
+    @property
+    def _framing(self) -> Callable[[Image.Image], tuple[float, float, float, float]]:
+        return whole_image if self.whole else central_part
 
     def _table(self, file: str, variable: str) -> np.ndarray:
         """Return a variable of a MATLAB file, numbers from 1, int64 (N,)."""
@@ -134,7 +157,7 @@ class Flowers102(DownloadableData, ImageData):
                 "remove both and fetch them again with `--data.download true`"
             )
         paths = [self._folder / IMAGES / f"image_{number:05d}.jpg" for number in numbers]
-        images = decode_files(paths, self.image_size, self.channels, central_part, fast_jpeg=False)
+        images = decode_files(paths, self.image_size, self.channels, self._framing, fast_jpeg=False)
         return ImageSet(images, torch.from_numpy(labels[numbers - 1] - 1))
 
 
@@ -143,3 +166,8 @@ def central_part(image: Image.Image) -> tuple[float, float, float, float]:
     side = min(image.size) * KEPT
     left, upper = (image.width - side) / 2, (image.height - side) / 2
     return left, upper, left + side, upper + side
+
+
+def whole_image(image: Image.Image) -> tuple[float, float, float, float]:
+    """Return all of an image."""
+    return 0.0, 0.0, image.width, image.height

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, replace
+from typing import Literal, cast
 
 from flgen.data.labelled_data import LabelledData, Layout
 from flgen.deferred import TYPE_CHECKING, deferred_module
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from flgen.data.image_set import ImageSet
 else:
     torch = deferred_module("torch")
+
+
+Pixels = Literal["standardized", "centred"]
+"""How classifiers get pixels: by the data set's mean and deviation of each channel, or mapped to [-1, 1]."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,10 @@ class ImageLayout(Layout):
                 f"the layout of {self.name} has mean {self.mean} and std {self.std}; it needs both or neither, "
                 f"one number for each of {self.channels} channels, std above 0"
             )
+
+    def scaled(self, pixels: Pixels) -> ImageLayout:
+        """Return the same layout, without mean and deviation where pixels are only centred."""
+        return self if pixels == "standardized" else replace(self, mean=None, std=None)
 
     @property
     def shape(self) -> tuple[int, int, int]:

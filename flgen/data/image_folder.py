@@ -37,9 +37,17 @@ class ImageFolder(ImageData):
         image_size: Side of the images, pixels.
         channels: 1 (grey) or 3 (RGB); images are converted.
         test_fraction: Share of the images to hold out where there is no `test/`.
+        called: Name of the data set in metrics and records; two folders that are different data want different names.
     """
 
-    def __init__(self, root: str = "data", image_size: int = 32, channels: int = 3, test_fraction: float = 0.1) -> None:
+    def __init__(
+        self,
+        root: str = "data",
+        image_size: int = 32,
+        channels: int = 3,
+        test_fraction: float = 0.1,
+        called: str = "image_folder",
+    ) -> None:
         super().__init__()
         check_image_size(image_size, channels)
         check_fraction(test_fraction)
@@ -47,10 +55,11 @@ class ImageFolder(ImageData):
         self._image_size = image_size
         self._channels = channels
         self.test_fraction = test_fraction
+        self.called = called
 
     def layout(self) -> ImageLayout:
         """Return name, classes (the sub-folders, sorted), channels and size of the images."""
-        return ImageLayout("image_folder", tuple(self._listings[0]), self._channels, self._image_size)
+        return ImageLayout(self.called, tuple(self._listings[0]), self._channels, self._image_size)
 
     @cached_property
     def _listings(self) -> tuple[Listing, Listing | None]:

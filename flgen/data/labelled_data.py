@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from flgen.data.partition import Partitioner, label_table
 from flgen.deferred import TYPE_CHECKING, LightningDataModule, deferred_module
@@ -55,6 +56,9 @@ class LabelledData(LightningDataModule):
 
     noun: ClassVar[str] = "samples"
     """What the samples are called in messages."""
+
+    divisible: ClassVar[bool] = True
+    """Whether clients may divide their samples further; not where these were stored client by client."""
 
     batch_size: int = 64
     shuffle_seed: int = 0
@@ -154,6 +158,17 @@ class LabelledData(LightningDataModule):
         if self._loaded is None:
             raise FlgenError(f"{type(self).__name__} holds no data yet; call its setup() first")
         return self._loaded
+
+    def redivided(self, train: LabelledSet, test: LabelledSet) -> Self:
+        """Return the same data set with other training and test samples; this one stays as it is.
+
+        Args:
+            train: Its training samples, as `load()` would return them.
+            test: Its test samples.
+        """
+        other = copy.copy(self)
+        other._loaded = train, test
+        return other
 
     def split_clients(self, partitioner: Partitioner, generator: np.random.Generator) -> list[np.ndarray]:
         """Deal the training samples out to clients.

@@ -48,6 +48,18 @@ class LabelledSet:
             {name: values.index_select(0, rows) for name, values in self.attributes.items()},
         )
 
+    def followed_by(self, other: Self) -> Self:
+        """Return a copy of these samples and those of another set behind them, with the attributes that both have."""
+        return type(self)(
+            torch.cat([self.inputs, other.inputs]),
+            torch.cat([self.labels, other.labels]),
+            {
+                name: torch.cat([values, other.attributes[name]])
+                for name, values in self.attributes.items()
+                if name in other.attributes
+            },
+        )
+
     def to(self, device: torch.device | str) -> Self:
         """Return the set on `device`; tensors that are there already are shared, not copied."""
         return type(self)(

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
+from flgen.deferred import TYPE_CHECKING, deferred_module
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = deferred_module("numpy")
 
 
 def local_test_rows(

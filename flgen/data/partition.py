@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
+from flgen.data.class_owners import balanced_owners, block_owners, unbalanced_sizes
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
 
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
 else:
     np = deferred_module("numpy")
+
+log = logging.getLogger("flgen")
 
 
 class Partitioner:
@@ -257,24 +261,49 @@ class ByAttribute(Partitioner):
 
 
 class Pathological(Partitioner):
-    """Every client holds exactly n classes, and the samples of a class are shared evenly by its owners.
+    """Every client holds n classes, and the samples of a class are shared by its owners.
 
-    Each client takes the classes with the fewest owners so far, ties broken at random: owners per class differ by
-    at most one, and every class has an owner as soon as clients * classes_per_client reaches the number of classes.
+    Balanced: each client takes the classes with the fewest owners so far, ties broken at random. Owners per class
+    differ by at most one, and every class has an owner as soon as clients * classes_per_client reaches the number of
+    classes.
+
+    Blocks, as published for FedKTL: the classes, in their order, go to the first ceil(clients * n / classes) clients
+    that still have room, so neighbours share the same classes. All clients may be full before the last class (20
+    clients with 10 classes of Flowers-102 leave out two), or the last clients may get fewer than n.
+
+    A warning names the classes that no client holds.
 
     Args:
         clients: Number of clients.
         classes_per_client: Number n of classes of every client.
+        assignment: How classes get their owners, "balanced" or in "blocks".
+        shares: "even", or "unbalanced": all owners of a class but the last draw their number of samples uniformly from
+            [max(mean / 10, min_samples / classes), mean), and the last takes the rest.
+        min_samples: With unbalanced shares, what a client with a least share of every class would hold.
 
     Raises:
-        UsageError: If `classes_per_client` is below 1.
+        UsageError: If `classes_per_client` is below 1, or `min_samples` below 0.
+
+    Source: fedktl.md, section 4.
     """
 
-    def __init__(self, clients: int = 10, classes_per_client: int = 2) -> None:
+    def __init__(
+        self,
+        clients: int = 10,
+        classes_per_client: int = 2,
+        assignment: Literal["balanced", "blocks"] = "balanced",
+        shares: Literal["even", "unbalanced"] = "even",
+        min_samples: int = 40,
+    ) -> None:
         super().__init__(clients)
         if classes_per_client < 1:
             raise UsageError(f"`--partition.classes_per_client` is {classes_per_client}; it must be at least 1")
+        if min_samples < 0:
+            raise UsageError(f"`--partition.min_samples` is {min_samples}; it must be 0 or more")
         self.classes_per_client = classes_per_client
+        self.assignment = assignment
+        self.shares = shares
+        self.min_samples = min_samples
 
     def _deal(
         self, labels: np.ndarray, attributes: Mapping[str, np.ndarray], generator: np.random.Generator
@@ -285,11 +314,11 @@ class Pathological(Partitioner):
                 f"`--partition.classes_per_client` is {self.classes_per_client} "
                 f"but the data have {len(classes)} classes"
             )
-        owners: list[list[int]] = [[] for _ in classes]
-        for client in range(self.clients):
-            order = np.lexsort((generator.random(len(classes)), np.array([len(of_class) for of_class in owners])))
-            for chosen in order[: self.classes_per_client]:
-                owners[chosen].append(client)
+        if self.assignment == "blocks":
+            owners = block_owners(self.clients, self.classes_per_client, len(classes))
+        else:
+            owners = balanced_owners(self.clients, self.classes_per_client, len(classes), generator)
+        _warn_of_nobodys(labels, [int(label) for label, own in zip(classes, owners, strict=True) if not own])
         pieces: list[list[np.ndarray]] = [[] for _ in range(self.clients)]
         for label, of_class in zip(classes, owners, strict=True):
             members = np.flatnonzero(labels == label)
@@ -299,10 +328,22 @@ class Pathological(Partitioner):
                     "lower `--partition.clients` or `--partition.classes_per_client`"
                 )
             if of_class:
-                shares = np.array_split(generator.permutation(members), len(of_class))
+                shares = self._cut(generator.permutation(members), len(of_class), len(classes), generator)
                 for client, share in zip(of_class, shares, strict=True):
                     pieces[client].append(share)
         return [np.concatenate(of_client) for of_client in pieces]
+
+    def _cut(self, members: np.ndarray, owners: int, classes: int, generator: np.random.Generator) -> list[np.ndarray]:
+        """Cut the shuffled samples of a class into one share per owner."""
+        if self.shares == "even":
+            return np.array_split(members, owners)
+        sizes = unbalanced_sizes(len(members), owners, self.min_samples / classes, generator)
+        if sizes is None:
+            raise UsageError(
+                f"`--partition.shares unbalanced`: {len(members)} samples of a class are too few for {owners} owners; "
+                "lower `--partition.min_samples`, `--partition.clients` or `--partition.classes_per_client`"
+            )
+        return np.split(members, np.cumsum(sizes[:-1]))
 
 
 class AsStored(Partitioner):
@@ -336,3 +377,10 @@ def label_table(partition: Sequence[np.ndarray], labels: np.ndarray, classes: in
     """
     labels = np.asarray(labels, dtype=np.int64)
     return np.stack([np.bincount(labels[indices], minlength=classes) for indices in partition]).astype(np.int64)
+
+
+def _warn_of_nobodys(labels: np.ndarray, classes: list[int]) -> None:
+    """Say which classes no client holds, and how many samples that leaves unused."""
+    if classes:
+        named = f"class{'es' * (len(classes) > 1)} {', '.join(map(str, classes))}"
+        log.warning("no client holds %s: %d samples are not used", named, np.isin(labels, classes).sum())

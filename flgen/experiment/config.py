@@ -6,21 +6,20 @@ The parser knows no class of flgen; the command line hands it the sections (name
 from __future__ import annotations
 
 import contextlib
-import difflib
-import importlib
-import inspect
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from flgen.errors import FlgenError, UsageError
+from flgen.experiment.class_paths import locate, option_groups, parameters_of, path_of, short_name
+from flgen.experiment.parser_messages import explain, no_option, one_line
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class Section:
         default: Default of a "class" or "value".
         help: Its help text.
         required: Whether it must be given.
+        several: Whether a list of such classes may stand for one (of a "class").
     """
 
     name: str
@@ -43,6 +43,7 @@ class Section:
     default: Any = None
     help: str = ""
     required: bool = False
+    several: bool = False
 
 
 class _Parser(ArgumentParser):
@@ -72,6 +73,9 @@ def build_parser(
     for section in sections:
         if section.kind == "options":
             parser.add_class_arguments(section.type, section.name)
+        elif section.several:
+            types = section.type | list[section.type]  # type: ignore[name-defined]
+            parser.add_argument(f"--{section.name}", type=types, required=section.required, help=section.help)
         elif section.kind == "class":
             chosen = {} if section.default is None else {"default": section.default}
             parser.add_subclass_arguments(
@@ -110,13 +114,31 @@ class Configuration:
             fit_model_to_data(self.values)
             return self.parser.instantiate(self.values)
         except ValueError as error:
-            # The parser wraps what a constructor raises, once per level of nesting.
-            cause: BaseException | None = error
-            while cause is not None:
-                if isinstance(cause, FlgenError):
-                    raise cause from None
-                cause = cause.__cause__
-            raise
+            refusal = _refusal(error) or self._refusal_of_a_network()
+            if refusal is None:
+                raise
+            raise refusal from None
+
+    def _refusal_of_a_network(self) -> FlgenError | None:
+        """Return what a network of a list says; the parser forgets it, since it tries a list as one network first."""
+        model = self.values.get("model")
+        for network in model if isinstance(model, list) else ():
+            alone = self.values.clone()
+            alone.model = network
+            try:
+                self.parser.instantiate(alone)
+            except ValueError as error:
+                if refusal := _refusal(error):
+                    return refusal
+        return None
+
+
+def _refusal(error: ValueError) -> FlgenError | None:
+    """Return what a constructor raised behind a parser's error, which wraps it once per level of nesting."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, FlgenError):
+        cause = cause.__cause__
+    return cause
 
 
 def parse(parser: ArgumentParser, arguments: Sequence[str], sections: Sequence[Section]) -> Configuration:
@@ -135,7 +157,7 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], sections: Sequence[S
         if section.kind == "options":
             _check_options(section.name, values[section.name])
     for where, chosen in _chosen_classes(values):
-        for name in _option_groups(chosen.class_path):
+        for name in option_groups(chosen.class_path):
             _check_options(f"{where}.{name}", chosen.init_args.get(name))
     fill_presets(values)
     return Configuration(values, parser)
@@ -144,11 +166,7 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], sections: Sequence[S
 def _check_options(where: str, given: Any) -> None:
     """Refuse a plain value in place of several options; the parser takes some (null, a number in a file)."""
     if not isinstance(given, Namespace):
-        raise UsageError(_no_option(where, "null" if given is None else given))
-
-
-def _no_option(where: str, given: Any) -> str:
-    return f"--{where}: {given} is no option; give --{where}.NAME VALUE"
+        raise UsageError(no_option(where, "null" if given is None else given))
 
 
 def _check_files(arguments: Sequence[str]) -> None:
@@ -159,94 +177,8 @@ def _check_files(arguments: Sequence[str]) -> None:
             if Path(path).is_file() and not isinstance(yaml.safe_load(Path(path).read_text()), dict):
                 raise UsageError(f"--config {path}: holds no options; write them as in `run_dir: runs/x`")
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            reason = _one_line(str(error)).replace(' in "<unicode string>"', "")
+            reason = one_line(str(error)).replace(' in "<unicode string>"', "")
             raise UsageError(f"--config {path}: not valid YAML: {reason}") from error
-
-
-_UNKNOWN_KEY = re.compile(
-    r"does not accept option '([^']+)'|Option '([^']+)' is not accepted|[Uu]nrecognized arguments: (\S+)"
-)
-_UNKNOWN_CLASS = re.compile(
-    r"Expected a dot import path string: (\S+)|Import path (?:(\S+) )?does not correspond|Not a valid subclass"
-)
-
-
-def explain(message: str, parser: ArgumentParser, sections: Sequence[Section]) -> str:
-    """Return one line from a parser's message: what is wrong, where, and the nearest valid name.
-
-    The message of a nested option is a tree: the keys lead down to the place, the first reason below the last key is
-    the one that matters (what follows says that it is not null either).
-    """
-    keys = re.findall(r'Parser key "([^"]+)"', message)
-    where = ".".join(keys)
-    reasons = message.rpartition("Parser key")[2]
-    if missing := re.search(r"File does not exist: '([^']+)'|Path is not a file: '([^']+)'", message):
-        return f"--{where} {next(filter(None, missing.groups()))}: there is no such file"
-    if "Problems parsing config" in message:
-        return f"--config: not valid YAML: {_one_line(message.partition('Problems parsing config:')[2])}"
-    if required := re.search(r"following arguments are required: (.+)|Key '([^']+)' is required", message):
-        names = [".".join([*keys, name.strip()]) for name in next(filter(None, required.groups())).split(",")]
-        return f"missing: {', '.join('--' + name for name in names)}; give it here or in a --config"
-    if keys and (plain := re.search(r"Unable to load config '(.*)'\n", message)):
-        return _no_option(".".join(keys[:-1]), plain.group(1))  # the last key is named twice
-    if unknown := _UNKNOWN_KEY.search(reasons):
-        given = next(filter(None, unknown.groups()))
-        if not keys and not given.startswith("-") and "nrecognized" in message:
-            return f"{given}: options are given as --NAME VALUE; this belongs to none"
-        option = given.lstrip("-").partition("=")[0]
-        if group := re.search(r"Group '([^']+)'", reasons):
-            option = f"{group.group(1)}.{option}"
-        owner = re.findall(r"given class_path '([^']+)'", message)
-        if owner and keys:
-            if any(section.name == where and _path(section.type) == owner[-1] for section in sections):
-                return f"--{where}.{option}: name the class first, by --{where} CLASS or in a --config before it"
-            return f"--{where}.{option}: {_lacks(owner[-1], option)}"
-        return f"--{option}: there is no such option{_nearest(option, _keys(parser))}"
-    values = re.findall(r"(?:Given value|Got value): (.+)", reasons)
-    if unknown := _UNKNOWN_CLASS.search(reasons):
-        given = next(filter(None, unknown.groups()), values[0] if values else "")
-        bases = _subtypes(message)
-        if bases and is_dataclass(_locate(bases[-1])):
-            return _no_option(where, given)
-        names = _class_names(message, where, sections)
-        return f"--{where} {given}: there is no such class{_nearest(_short(given), names)}"
-    if broken := re.search(r"given class_path '([^']+)':\s*(.+)", reasons):
-        return f"--{where} {broken.group(1)}: {_one_line(broken.group(2))}"
-    kinds = re.findall(r"Expected an? (.+?)(?:\. Got value.*)?$", reasons.partition("Given value:")[0], re.MULTILINE)
-    kinds = [_kind(kind) for kind in kinds if "NoneType" not in kind]
-    if not (keys and kinds and values):
-        return _one_line(message)
-    if below := re.match(r"NestedArg\(key='([^']+)'", values[0]):
-        return f"--{where}.{below.group(1)}: there is no such option; --{where} is one value"
-    spelling = f"; write '[{values[0]}]'" if kinds == ["of type list"] and values[0][0] not in "{[" else ""
-    return f"--{where}: {values[0]} is not {' or '.join(kinds)}{spelling}"
-
-
-def _lacks(class_path: str, option: str) -> str:
-    """Say what a class lacks of an option such as `training.epocs`: the part of it that does not exist."""
-    name, _, rest = option.partition(".")
-    while rest and (group := _option_groups(class_path).get(name)):
-        class_path, (name, _, rest) = _path(group), rest.partition(".")
-    return f"{_short(class_path)} has no {name!r}{_nearest(name, _parameters(class_path))}"
-
-
-def _subtypes(message: str) -> list[str]:
-    """Return the first of the types that would fit at each level of a message's tree."""
-    return re.findall(r"Subtypes: \[<class '([^']+)'>", message)
-
-
-def _class_names(message: str, where: str, sections: Sequence[Section]) -> list[str]:
-    """Return the short names of the classes that fit where an unknown one was given."""
-    bases = _subtypes(message)
-    if bases:
-        base = _locate(bases[-1])
-    else:
-        type_ = next((section.type for section in sections if section.name == where.split(".")[0]), object)
-        if type_ is object:
-            return []
-        base = next(iter(get_args(type_)), type_)
-    base_itself, *below = _subclasses(base)
-    return [_short(name) for name in below or [base_itself]]
 
 
 def fill_presets(config: Namespace) -> None:
@@ -260,7 +192,7 @@ def fill_presets(config: Namespace) -> None:
     if preset is None:
         return
     for _, chosen in _chosen_classes(config):
-        values = getattr(_locate(chosen.class_path), "presets", {}).get(preset, {})
+        values = getattr(locate(chosen.class_path), "presets", {}).get(preset, {})
         for option, value in values.items():
             if chosen.init_args.get(option, value) is None:
                 chosen.init_args[option] = value
@@ -268,17 +200,28 @@ def fill_presets(config: Namespace) -> None:
 
 def fit_model_to_data(config: Namespace) -> None:
     """Give the model the data set's sizes (`_SHAPE_OPTIONS`) where its own options are null, in place."""
-    if "model" not in config or not any(name in config.model.init_args for name in _SHAPE_OPTIONS):
+    networks = list(_networks(config.get("model")))
+    if not any(name in network.init_args for network in networks for name in _SHAPE_OPTIONS):
         return
-    data = _locate(config.data.class_path)(**config.data.init_args.as_dict())
-    for option in _SHAPE_OPTIONS:
-        if config.model.init_args.get(option, 0) is None:
-            if not hasattr(data, option):
-                raise UsageError(
-                    f"--model {_short(config.model.class_path)} takes {_SHAPE_OPTIONS[option]}, but --data "
-                    f"{_short(config.data.class_path)} holds {data.noun}: use another --model"
-                )
-            config.model.init_args[option] = getattr(data, option)
+    data = locate(config.data.class_path)(**config.data.init_args.as_dict())
+    for network in networks:
+        for option in _SHAPE_OPTIONS:
+            if network.init_args.get(option, 0) is None:
+                if not hasattr(data, option):
+                    raise UsageError(
+                        f"--model {short_name(network.class_path)} takes {_SHAPE_OPTIONS[option]}, but --data "
+                        f"{short_name(config.data.class_path)} holds {data.noun}: use another --model"
+                    )
+                network.init_args[option] = getattr(data, option)
+
+
+def _networks(model: Any) -> Iterator[Namespace]:
+    """Yield the choice of class behind a --model, or one for each network of a group."""
+    for chosen in model if isinstance(model, list) else [] if model is None else [model]:
+        if isinstance(chosen.init_args.get("models"), list):
+            yield from _networks(chosen.init_args.models)
+        else:
+            yield chosen
 
 
 def to_yaml(config: dict[str, Any]) -> str:
@@ -312,8 +255,10 @@ def describe(value: Any) -> Any:
         return [describe(item) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
         return {option.name: describe(getattr(value, option.name)) for option in fields(value)}
-    class_path = _path(type(value))
-    options = {option: describe(getattr(value, option)) for option in _parameters(class_path) if hasattr(value, option)}
+    class_path = path_of(type(value))
+    options = {
+        option: describe(getattr(value, option)) for option in parameters_of(class_path) if hasattr(value, option)
+    }
     return {"class_path": class_path, "init_args": options}
 
 
@@ -325,62 +270,3 @@ _SHAPE_OPTIONS = {
     "padding": "texts",
 }
 """Options that a model takes from the data set where they are null, and what data have them."""
-
-
-def _path(type_: Any) -> str:
-    return f"{type_.__module__}.{type_.__qualname__}" if isinstance(type_, type) else ""
-
-
-def _locate(class_path: str) -> Any:
-    module, _, name = class_path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
-
-
-def _parameters(class_path: str) -> list[str]:
-    try:
-        return list(inspect.signature(_locate(class_path).__init__).parameters)[1:]
-    except (ImportError, AttributeError, ValueError):
-        return []
-
-
-def _option_groups(class_path: str) -> dict[str, type]:
-    """Return the dataclasses among a constructor's options, by the option's name."""
-    try:
-        types = get_type_hints(_locate(class_path).__init__)
-    except (ImportError, AttributeError, NameError, TypeError):
-        return {}
-    return {name: type_ for name, type_ in types.items() if isinstance(type_, type) and is_dataclass(type_)}
-
-
-def _subclasses(base: type) -> list[str]:
-    found: list[str] = [_path(base)]
-    subclass: type
-    for subclass in type.__subclasses__(base):
-        found += _subclasses(subclass)
-    return found
-
-
-def _keys(parser: ArgumentParser) -> list[str]:
-    return [option[2:] for option in parser._option_string_actions if option.startswith("--")]
-
-
-def _short(class_path: str) -> str:
-    return class_path.rpartition(".")[2]
-
-
-def _nearest(given: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; valid names are {', '.join(sorted(names)[:30])}" if names else ""
-
-
-def _kind(name: str) -> str:
-    """Say what a parser expects, without Python's spelling of types."""
-    name = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", name).replace("typing.", "")
-    choices = re.fullmatch(r"Literal\[(.+)\]", name)
-    return f"of type {name}" if not choices else f"one of {choices.group(1)}" if "," in name else choices.group(1)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split()).rstrip(".")

@@ -60,6 +60,11 @@ class RunFolder:
         """Sample grids."""
         return self.path / "samples"
 
+    @property
+    def pairs(self) -> Path:
+        """The pictures that clients are sent, a row of classes per evaluated round."""
+        return self.path / "pairs"
+
     def check_new(self) -> None:
         """Refuse a folder that already holds something.
 

@@ -10,10 +10,17 @@ from typing import Literal, NamedTuple, get_args
 
 from flgen.errors import FlgenError
 from flgen.experiment.records import atomic_replace
-from flgen.metrics.over_rounds import best_row
+from flgen.metrics.over_rounds import (
+    Row,
+    best_row,
+    chosen_on_validation,
+    chosen_row,
+    final_and_best,
+    validated_headline,
+)
 from flgen.metrics.over_seeds import Spread, over_seeds
 
-Round = Literal["final", "best"]
+Round = Literal["final", "validated", "best"]
 
 
 class SummaryRow(NamedTuple):
@@ -21,7 +28,8 @@ class SummaryRow(NamedTuple):
 
     Args:
         metric: Its name.
-        round: "final": each seed's last round; "best": the round of each seed with the best headline metric.
+        round: "final": each seed's last round; "validated": the round of each seed that its validation samples choose;
+            "best": the round of each seed with the best headline metric.
         mean: Over the seeds that have the metric.
         std: Sample standard deviation, NaN of a single seed.
         n: Number of those seeds.
@@ -35,14 +43,15 @@ class SummaryRow(NamedTuple):
 
 
 def summarise(runs: Sequence[Sequence[Mapping[str, float]]]) -> list[SummaryRow]:
-    """Return mean and spread over the seeds, of each metric of the final round, then of the best one.
+    """Return mean and spread over the seeds, of each metric of the final round, of a chosen one, then of the best one.
 
     Args:
         runs: The rows of each seed's metrics.csv, at least one row each.
     """
     found = _over("final", [rows[-1] for rows in runs])
+    chosen = [row for row in map(chosen_row, runs) if row is not None]
     best = [row for row in map(best_row, runs) if row is not None]
-    return found + _over("best", best)
+    return found + _over("validated", chosen) + _over("best", best)
 
 
 def write_summary(path: Path, rows: Sequence[SummaryRow]) -> None:
@@ -82,6 +91,26 @@ def read_summary(path: Path) -> list[SummaryRow]:
 def describe_spread(metric: str, spread: SummaryRow | Spread) -> str:
     """Return one line about a metric, an accuracy in percent: "test/accuracy 80.50 +- 0.46 (3 seeds)"."""
     return f"{metric} {spread_text(metric, spread)} ({spread.n} seed{'s' * (spread.n > 1)})"
+
+
+def describe_readings(rows: Sequence[Row]) -> str | None:
+    """Return one line about a run's pooled test accuracy, in percent: at its last round, the chosen and the best one.
+
+    Args:
+        rows: Of metrics.csv, by ascending round.
+
+    Returns:
+        None for a run whose clients hold nothing back for validation.
+    """
+    metric = validated_headline(rows)
+    chosen = None if metric is None else chosen_on_validation(rows, metric)
+    if metric is None or chosen is None:
+        return None
+    final, final_round, best, best_round = final_and_best(rows, metric)
+    return (
+        f"{metric}: last {100 * final:.2f} (round {final_round}), chosen on validation {100 * chosen.value:.2f} "
+        f"(round {chosen.round}), best on test {100 * best:.2f} (round {best_round}; flatters)"
+    )
 
 
 def spread_text(metric: str, spread: SummaryRow | Spread) -> str:

@@ -31,6 +31,9 @@ class Client:
         open_data: Returns the client's data on a device; called once, on the rank that hosts the client.
         device: Where that rank computes.
         open_test: Returns the client's own test data on a device, of the same classes as its training data.
+        test_samples: Number of these.
+        open_validation: Returns the data that the client holds back from training; None if there are none.
+        validation_samples: Number of these.
     """
 
     id: int
@@ -40,6 +43,9 @@ class Client:
     open_data: Callable[[torch.device | str], ClientData]
     device: torch.device | str = "cpu"
     open_test: Callable[[torch.device | str], ClientData] | None = None
+    test_samples: int = 0
+    open_validation: Callable[[torch.device | str], ClientData] | None = None
+    validation_samples: int = 0
     state: dict[str, Tensor] = field(default_factory=dict)
     """Tensors that persist from round to round; a method reads and replaces them in its client step."""
     metrics: dict[str, float] = field(default_factory=dict)
@@ -57,6 +63,11 @@ class Client:
             raise FlgenError(f"client {self.id} was made without test data")
         return self.open_test(self.device)
 
+    @cached_property
+    def validation_data(self) -> ClientData | None:
+        """The samples that the client holds back from training, on this rank's device; None if there are none."""
+        return None if self.open_validation is None else self.open_validation(self.device)
+
     def split(self, fraction: float) -> tuple[ClientData, ClientData]:
         """Return the client's samples to train on and those that it holds back, the same in every round.
 
@@ -71,8 +82,8 @@ class Client:
 
     def close_data(self) -> None:
         """Forget the opened data; they are opened again when they are needed."""
-        self.__dict__.pop("data", None)
-        self.__dict__.pop("test_data", None)
+        for name in ("data", "test_data", "validation_data"):
+            self.__dict__.pop(name, None)
 
     def random(self, purpose: str, t: int, device: torch.device | str = "cpu") -> torch.Generator:
         """Return this client's random stream for one purpose in round t."""
@@ -119,6 +130,14 @@ class Federation:
     def __len__(self) -> int:
         return len(self.clients)
 
+    @property
+    def measured_samples(self) -> dict[str, dict[int, int]]:
+        """Number of samples that each client is measured on, by id, of its own "test" and of its "val" data."""
+        return {
+            "test": {client.id: client.test_samples for client in self.clients},
+            "val": {client.id: client.validation_samples for client in self.clients},
+        }
+
     def place_by_work(self, work: Callable[[Client], float]) -> None:
         """Balance the ranks by each client's expected work per round (any unit)."""
         self._work = [work(client) for client in self.clients]
@@ -157,6 +176,11 @@ class Federation:
     def hosted_by(self, rank: int) -> list[Client]:
         """Return the clients of one rank, by ascending id."""
         return [client for client in self.clients if self.host[client.id] == rank]
+
+
+def cohort_size(clients: int, participation: float) -> int:
+    """Return how many of some clients take part in a round by a sampling ratio rho: rho N, rounded, at least one."""
+    return max(1, round(participation * clients))
 
 
 def place(work: Sequence[float], world_size: int) -> list[int]:

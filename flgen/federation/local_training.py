@@ -156,6 +156,31 @@ def test_module(
     return metrics
 
 
+def test_predictions(
+    module: LightningModule,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    fabric: Fabric,
+    predict: Callable[[Tensor], Tensor],
+) -> dict[str, float]:
+    """Return accuracy and F1 scores of what is predicted, under the names of a `test_step`.
+
+    Args:
+        module: On its device.
+        batches: (inputs, labels), on the device.
+        fabric: For precision.
+        predict: Maps inputs (B, ...) to classes int64 (B,).
+    """
+    module.eval()
+    predicted, true = [], []
+    with torch.no_grad(), fabric.autocast():
+        for x, y in batches:
+            predicted.append(predict(x))
+            true.append(y)
+    predictions, labels = torch.cat(predicted), torch.cat(true)
+    accuracy = float((predictions == labels).double().mean())
+    return {"test/accuracy": accuracy} | {f"test/{name}": f1 for name, f1 in f1_scores(predictions, labels).items()}
+
+
 @contextmanager
 def _global_seed(seed: int, device: torch.device) -> Iterator[None]:
     devices = [device] if device.type == "cuda" else []

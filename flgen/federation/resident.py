@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,13 @@ from flgen.data.augmentation import AUGMENTATIONS
 from flgen.deferred import TYPE_CHECKING
 from flgen.errors import UsageError
 from flgen.federation.flat_parameters import flatten_in_place
-from flgen.federation.local_training import LoggedValues, only_optimizer, test_module, train_locally
+from flgen.federation.local_training import (
+    LoggedValues,
+    only_optimizer,
+    test_module,
+    test_predictions,
+    train_locally,
+)
 from flgen.federation.training_options import LocalTraining
 from flgen.metrics import flops
 
@@ -37,8 +43,10 @@ class ResidentModel:
         fabric: For precision and backward.
         training: How clients train.
         last: Names of the parameters that come last among the weights.
+        joins_single_samples: Whether a last batch of one sample joins the batch before it.
 
     Attributes:
+        last: Names of the parameters that come last among the weights, in their order.
         vector: All parameters, then all floating-point buffers, float32 (d + b,).
         weights: The parameters, a view (d,).
         buffers: The floating-point buffers (BatchNorm's statistics), a view (b,).
@@ -52,6 +60,7 @@ class ResidentModel:
         fabric: Fabric,
         training: LocalTraining,
         last: Collection[str] = (),
+        joins_single_samples: bool = False,
     ) -> None:
         if training.augmentation != "none" and not isinstance(data, ImageData):
             raise UsageError(
@@ -62,7 +71,9 @@ class ResidentModel:
         self.data = data
         self.fabric = fabric
         self.training = training
+        self.joins_single_samples = joins_single_samples
         named = dict(module.named_parameters())
+        self.last = tuple(name for name in named if name in last)
         self._last = [parameter for name, parameter in named.items() if name in last]
         first = [parameter for name, parameter in named.items() if name not in last]
         floating = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
@@ -139,7 +150,7 @@ class ResidentModel:
         optimizer = only_optimizer(self.module)
         for group in optimizer.param_groups:
             group["lr"] *= self.learning_rate_factor(t if decay_round is None else decay_round)
-        steps = epochs * -(-data.samples // training.batch_size)
+        steps = epochs * self.steps_per_epoch(data.samples)
 
         def before_step() -> None:
             if on_gradient is not None:
@@ -161,7 +172,13 @@ class ResidentModel:
             after_step=after_step,
         )
         client.metrics.update(self.logged.means())
-        self._add_flops(client, epochs * data.samples, active)
+        self.add_flops(client, epochs * data.samples, active)
+
+    def steps_per_epoch(self, samples: int) -> int:
+        """Return the number of batches of one pass over some samples."""
+        B = self.training.batch_size
+        joined = self.joins_single_samples and samples > B and samples % B == 1
+        return -(-samples // B) - joined
 
     def learning_rate_factor(self, t: int) -> float:
         """Return what the module's learning rate is multiplied by in round t."""
@@ -186,7 +203,8 @@ class ResidentModel:
         """Yield shuffled batches as the module takes them: augmented, float32, standardised."""
         shifts = client.random(f"{purpose} augmentation", t)
         size = min(self.training.batch_size, data.samples) if steps else self.training.batch_size
-        for x, y in data.batches(size, client.random(purpose, t), steps=steps, epochs=epochs):
+        drawn = data.batches(size, client.random(purpose, t), steps=steps, epochs=epochs)
+        for x, y in without_single_samples(drawn) if self.joins_single_samples else drawn:
             if augmented and self.training.augmentation != "none":
                 x = AUGMENTATIONS[self.training.augmentation](x, shifts)
             yield self.data.standardize(x), y
@@ -218,10 +236,17 @@ class ResidentModel:
             if parameter.grad is not None:
                 parameter.grad.mul_(mask)
 
-    def test(self, data: ClientData) -> dict[str, float]:
-        """Return what the module's `test_step` logs on some data, each batch weighted by its samples."""
+    def test(self, data: ClientData, predict: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+        """Return what the module's `test_step` logs on some data, each batch weighted by its samples.
+
+        Args:
+            data: What it is tested on.
+            predict: Maps inputs (B, ...) to classes (B,) in place of the module: then accuracy and F1 are measured.
+        """
         self.logged.means()
         batches = ((self.data.standardize(x), y) for x, y in data.in_order(TEST_BATCH))
+        if predict is not None:
+            return test_predictions(self.module, batches, self.fabric, predict)
         return test_module(self.module, batches, self.fabric, self.logged)
 
     def test_split(self) -> dict[str, float]:
@@ -229,14 +254,37 @@ class ResidentModel:
         rows = np.arange(len(self.data.test))
         return self.test(self.data.client_test_data(rows, self.fabric.device))
 
-    def test_client(self, client: Client, point: str) -> dict[str, float]:
+    def test_client(
+        self, client: Client, point: str, predict: Callable[[Tensor], Tensor] | None = None
+    ) -> dict[str, float]:
         """Return the same on a client's own test data, each name followed by the point of the round: accuracy_trained.
 
-        A client without test data has no results.
+        Of a client that holds samples back for validation the results on those are called `val/accuracy_trained`, and
+        those on its test data `test/...`, whichever step the module has. A client without test data has no results on
+        these.
+
+        Args:
+            client: With its data.
+            point: The point of the round.
+            predict: As for `test`.
         """
-        if client.test_data.samples == 0:
-            return {}
-        return {f"{name}_{point}": value for name, value in self.test(client.test_data).items()}
+        results = {} if client.test_data.samples == 0 else self.test(client.test_data, predict)
+        if client.validation_data is not None:
+            held_back = self.test(client.validation_data, predict)
+            results = {**_called("test", results), **_called("val", held_back)}
+        return {f"{name}_{point}": value for name, value in results.items()}
+
+    def in_eval(self, data: ClientData, answer: Callable[[Tensor], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield float32 answers (B, ...) to every batch of some data, with its labels, in eval mode without gradients.
+
+        Args:
+            data: Gone through once, in order.
+            answer: Maps inputs (B, ...) to answers.
+        """
+        self.module.eval()
+        with torch.no_grad(), self.fabric.autocast():
+            for x, y in data.in_order(TEST_BATCH):
+                yield answer(self.data.standardize(x)).float(), y
 
     def summed_loss(self, data: ClientData) -> float:
         """Return the training loss summed over the samples of some data, without learning from them."""
@@ -259,7 +307,7 @@ class ResidentModel:
             loss = _loss(self.module.training_step((x, y), 0))
         gradients = torch.autograd.grad(loss, self._last, allow_unused=True, materialize_grads=True)
         self.logged.means()
-        self._add_flops(client, len(y), None)
+        self.add_flops(client, len(y))
         return torch.cat([gradient.reshape(-1) for gradient in gradients])
 
     def _count_flops(self) -> None:
@@ -275,7 +323,7 @@ class ResidentModel:
         self._counted_flops = flops.counted_training_flops(self.module, step)
         self.logged.means()
 
-    def _add_flops(self, client: Client, samples: int, active: Mapping[str, int] | None) -> None:
+    def add_flops(self, client: Client, samples: int, active: Mapping[str, int] | None = None) -> None:
         """Charge a client for the forward and backward passes of some samples (dispfl.md, section 9.1)."""
         spent = {
             "flops/client_round": flops.client_round_flops(self._costs, samples=samples, epochs=1, active=active),
@@ -283,6 +331,28 @@ class ResidentModel:
         }
         for name, count in spent.items():
             client.metrics[name] = client.metrics.get(name, 0) + count
+
+
+def _called(part: str, results: Mapping[str, float]) -> dict[str, float]:
+    """Return results under the name of the part of the data that they were measured on."""
+    return {f"{part}/{name.removeprefix('test/').removeprefix('val/')}": value for name, value in results.items()}
+
+
+def without_single_samples(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield batches, of which one of a single sample has joined the one before it: BatchNorm needs two.
+
+    Args:
+        batches: Inputs (B, ...) and labels (B,); those of one sample that come first are left as they are.
+    """
+    waiting: tuple[Tensor, Tensor] | None = None
+    for x, y in batches:
+        if waiting is not None and len(y) == 1:
+            x, y = torch.cat([waiting[0], x]), torch.cat([waiting[1], y])
+        elif waiting is not None:
+            yield waiting
+        waiting = x, y
+    if waiting is not None:
+        yield waiting
 
 
 def _loss(outcome: Any) -> Tensor:

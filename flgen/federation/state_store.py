@@ -18,6 +18,7 @@ from flgen.errors import FlgenError
 
 State = dict[str, Tensor]
 Tier = Literal["device", "host", "disk"]
+TIERS: tuple[Tier, ...] = ("device", "host", "disk")
 
 
 class ClientStateStore:
@@ -25,7 +26,7 @@ class ClientStateStore:
 
     Args:
         device: Where clients compute.
-        clients: Number of clients hosted, to foresee the size of everything from the first state.
+        clients: Number of clients hosted, to foresee the size of everything from the states staged so far.
         budget_mb: Megabytes (2^20 bytes) that may be kept on the device, and again as many times four in host
             memory, before the next tier is used.
         folder: Where the files of the last tier go; made when needed and removed by `close`.
@@ -37,13 +38,14 @@ class ClientStateStore:
         self._budget_bytes = budget_mb * 2**20
         self._folder = folder
         self._tier: Tier | None = None
+        self._bytes: dict[int, int] = {}  # of each client's latest state
         self._committed: dict[int, State | Path] = {}
         self._staged: dict[int, State | Path] = {}
         self._generation = 0
 
     @property
     def tier(self) -> Tier | None:
-        """Where states are kept; None until the first one is staged."""
+        """Where states are kept; None until the first one is staged. Larger ones than expected may lower it."""
         return self._tier
 
     def load(self, client: int) -> State:
@@ -59,8 +61,8 @@ class ClientStateStore:
         """
         if not state:
             return
-        if self._tier is None:
-            self._tier = self._choose_tier(state)
+        self._bytes[client] = sum(tensor.nbytes for tensor in state.values())
+        self._move_to(self._expected_tier())
         _discard([self._staged.pop(client, None)])
         self._staged[client] = self._keep(client, state)
 
@@ -94,12 +96,22 @@ class ClientStateStore:
         if self._tier == "disk":
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _choose_tier(self, state: Mapping[str, Tensor]) -> Tier:
-        # Twice: a round's staged states stand beside the committed ones until it is complete.
-        expected = 2 * self._clients * sum(tensor.nbytes for tensor in state.values())
+    def _expected_tier(self) -> Tier:
+        # Clients that have staged nothing yet are taken for average ones: their networks may differ in size. Twice: a
+        # round's staged states stand beside the committed ones until it is complete.
+        expected = 2 * self._clients * sum(self._bytes.values()) / len(self._bytes)
         if expected <= self._budget_bytes:
             return "device"
         return "host" if expected <= 4 * self._budget_bytes else "disk"
+
+    def _move_to(self, tier: Tier) -> None:
+        """Keep everything in this tier from now on, unless the present one is further down already."""
+        if self._tier is not None and TIERS.index(tier) <= TIERS.index(self._tier):
+            return
+        self._tier = tier
+        for states in (self._committed, self._staged):
+            for client, kept in states.items():
+                states[client] = self._keep(client, _opened(kept))
 
     def _keep(self, client: int, state: Mapping[str, Tensor]) -> State | Path:
         # Always a copy: a method may hand over a view of a buffer that the next client computes in.

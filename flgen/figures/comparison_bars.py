@@ -1,9 +1,10 @@
-"""What several runs reached in the end, and at best, as bars (gptfl.md, sections 7.1, 7.6 and 7.7)."""
+"""What several runs reached in the end, at best, and at a chosen round, as bars (gptfl.md, sections 7.1, 7.6, 7.7)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +15,41 @@ if TYPE_CHECKING:
     import numpy as np
 
 LONGEST_LABEL = 32  # characters
-BAR = 0.34  # of the distance between two runs
+THICKNESS = 0.68  # of all bars of a run, of the distance between two runs
+
+
+@dataclass(frozen=True)
+class Bars:
+    """One reading of every run.
+
+    Args:
+        name: What it is called in the legend.
+        mean: Mean over seeds, float (runs,); NaN has no bar.
+        std: Sample standard deviation, float (runs,); NaN has no whisker.
+        colour: Of the bars.
+    """
+
+    name: str
+    mean: np.ndarray
+    std: np.ndarray
+    colour: str
+
+
+FINAL, CHOSEN, BEST = HUES[0], HUES[2], "#9FC9E3"
+"""Colours of what the last round, a round chosen on validation samples, and the best round gave."""
 
 
 def draw_comparison(
-    labels: Sequence[str],
-    final: np.ndarray,
-    final_std: np.ndarray,
-    best: np.ndarray,
-    best_std: np.ndarray,
-    output: str | Path,
-    *,
-    xlabel: str,
-    numbers: Sequence[str],
+    labels: Sequence[str], readings: Sequence[Bars], output: str | Path, *, xlabel: str, numbers: Sequence[str]
 ) -> tuple[Path, Path]:
-    """Draw two bars per run, dark for the final round and light for the best, with whiskers of one std over seeds.
+    """Draw a bar per run and reading, with whiskers of one standard deviation over seeds.
 
     Args:
         labels: The runs' names, from above.
-        final: Mean over seeds of the value at the last evaluated round, float (runs,).
-        final_std: Its sample standard deviation, float (runs,); NaN of one seed, which has no whisker.
-        best: Mean over seeds of the value at each seed's best round, float (runs,).
-        best_std: Its sample standard deviation, float (runs,).
+        readings: What is drawn of each run, from above.
         output: The PNG; an SVG of the same name is saved beside it.
         xlabel: What was measured.
-        numbers: The final values as text, one per run; they stand beside the bars.
+        numbers: One text per run, beside its bars.
 
     Returns:
         The two files.
@@ -51,24 +62,22 @@ def draw_comparison(
     from matplotlib.figure import Figure
 
     rows = np.arange(len(labels))
+    thickness = THICKNESS / len(readings)
     with paper_style():
-        figure = Figure(figsize=(COLUMN_WIDTH, 0.75 + 0.36 * len(labels)), layout="constrained")
+        figure = Figure(figsize=(COLUMN_WIDTH, 0.75 + 0.18 * len(readings) * len(labels)), layout="constrained")
         axes = figure.add_subplot()
         bars: list[Any] = []
-        for values, deviations, side, colour in (
-            (final, final_std, -0.5, HUES[0]),
-            (best, best_std, 0.5, "#9FC9E3"),
-        ):
-            whiskers = np.where(np.isfinite(deviations), deviations, 0.0)
-            drawn = axes.barh(
-                rows + side * BAR, np.where(np.isfinite(values), values, 0.0), BAR, color=colour, zorder=2
-            )
-            bars.append(drawn)
-            for row, value, whisker in zip(rows + side * BAR, values, whiskers, strict=True):
+        for place, reading in enumerate(readings):
+            heights = rows + (place - (len(readings) - 1) / 2) * thickness
+            whiskers = np.where(np.isfinite(reading.std), reading.std, 0.0)
+            lengths = np.where(np.isfinite(reading.mean), reading.mean, 0.0)
+            bars.append(axes.barh(heights, lengths, thickness, color=reading.colour, zorder=2))
+            for row, value, whisker in zip(heights, reading.mean, whiskers, strict=True):
                 if whisker > 0 and math.isfinite(value):
                     axes.errorbar(value, row, xerr=whisker, color="0.2", linewidth=0.8, capsize=1.5, zorder=3)
-        ends = np.nan_to_num(np.maximum(final, best), posinf=0.0, neginf=0.0)
-        ends = ends + np.nan_to_num(np.fmax(final_std, best_std))
+        means = np.nan_to_num(np.array([reading.mean for reading in readings]), posinf=0.0, neginf=0.0)
+        spreads = np.nan_to_num(np.array([reading.std for reading in readings]))
+        ends = means.max(axis=0) + spreads.max(axis=0)
         for row, (number, end) in enumerate(zip(numbers, ends, strict=True)):
             axes.annotate(
                 number,
@@ -78,17 +87,20 @@ def draw_comparison(
                 va="center",
                 fontsize=6,
             )
-        axes.set_yticks(rows, [_short(label) for label in labels], parse_math=False)
+        axes.set_yticks(rows, [short_label(label) for label in labels], parse_math=False)
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(labels) - 0.5, -0.5)  # the first on top
-        lowest = min(0.0, float(np.nanmin([*final, *best, 0.0])))
-        axes.set_xlim(lowest, 1.35 * float(ends.max()) if ends.max() > 0 else 1.0)  # room for the numbers
+        room = 1.35 * float(ends.max()) if ends.max() > 0 else 1.0  # for the numbers
+        axes.set_xlim(min(0.0, float(means.min())), room)
         axes.set_xlabel(xlabel)
         axes.grid(axis="x")
         axes.spines[["top", "right"]].set_visible(False)
-        figure.legend(bars, ["final round", "best round"], loc="outside upper right", ncols=2, frameon=False)
+        names = [reading.name for reading in readings]
+        narrow = {"columnspacing": 1.0, "handlelength": 1.2} if len(names) > 2 else {}
+        figure.legend(bars, names, loc="outside upper right", ncols=len(names), frameon=False, **narrow)
         return save_figure(figure, output)
 
 
-def _short(label: str) -> str:
+def short_label(label: str) -> str:
+    """Return a run's name as it stands beside its bars."""
     return label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…"

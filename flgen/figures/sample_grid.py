@@ -63,7 +63,7 @@ def save_png(grid: Tensor, path: Path) -> None:
     """Write a picture as PNG; the folder is made, and the file takes its name only when it is whole.
 
     Args:
-        grid: uint8 (channels, height, width), one or three channels.
+        grid: uint8 (channels, height, width), one or three channels, or one more for transparency.
         path: Where to write.
 
     Raises:

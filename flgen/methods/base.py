@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from flgen.deferred import TYPE_CHECKING
 from flgen.errors import UsageError
+from flgen.federation import model_group
 from flgen.topology.base import Topology
 from flgen.topology.peers import PeerTopology, RandomGraph
 from flgen.topology.star import Collection, Star
@@ -41,6 +42,12 @@ class Method(ABC):
     personal: ClassVar[bool] = False
     """Whether clients have models that are tested on test data of their own (`evaluate_client`)."""
 
+    accepts_mixed: ClassVar[bool] = False
+    """Whether clients may have networks of different architectures (`ModelGroup`)."""
+
+    incidental: ClassVar[frozenset[str]] = frozenset()
+    """Options that may differ when a run is continued, since they say how work is done and not what comes out."""
+
     has_updates: ClassVar[bool] = False
     """Whether a server sends weights that clients train and send back, so that it has an `update_of`."""
 
@@ -50,6 +57,22 @@ class Method(ABC):
     def draws_weights(self) -> str:
         """Say by what option the method draws initial weights itself; empty where it takes those of the module."""
         return ""
+
+    def own_model(self, model: LightningModule) -> LightningModule:
+        """Return the model as this method takes it: a group only if its clients may have different networks.
+
+        Raises:
+            UsageError: There are several networks, and the method needs one for all.
+        """
+        if self.accepts_mixed or not isinstance(model, model_group.ModelGroup):
+            return model
+        if len(model.models) > 1:
+            raise UsageError(
+                f"--model is a group of {len(model.models)} networks, but {type(self).__name__} needs the same one for "
+                "every client: give one --model, or a --method whose clients keep their own (FedKTL, FedProto, Local)"
+            )
+        (only,) = model_group.networks_of(model)
+        return only
 
     def check(self, federation: Federation) -> None:
         """Refuse a federation that the method or its topology cannot work with, before any process is started."""
@@ -92,6 +115,17 @@ class Method(ABC):
 
         The first kind is the headline; a method that generates nothing returns nothing. Runs on the server.
         """
+        return {}
+
+    def class_pictures(self) -> dict[int, Tensor]:
+        """Return the pictures that clients are sent, uint8 (C, H, W), by class; nothing for most.
+
+        Runs on the server.
+        """
+        return {}
+
+    def provenance(self) -> dict[str, Any]:
+        """Return where what the method brings along comes from, plain values by name; nothing for most."""
         return {}
 
     def round_metrics(self, t: int) -> dict[str, float]:
@@ -150,6 +184,13 @@ class ServerMethod(Method):
     def client_step(self, client: Client, download: dict[str, Tensor], t: int) -> Payload:
         """Run one client's local work of round t and return its upload."""
 
+    def opening(self) -> Payload:
+        """Return what the server sends to every client once, before the first round; nothing for most.
+
+        It must follow from the run's seed and options alone: a run that is continued does not send it again.
+        """
+        return {}
+
     def update_of(self, download: dict[str, Tensor], upload: Payload) -> Tensor:
         """Return by how much a client moved the parameters, Delta_k (d,); of a method that `has_updates`.
 
@@ -195,7 +236,8 @@ class PeerMethod(Method):
         if federation.clients_per_round not in (None, len(federation)):
             raise UsageError(
                 f"--trainer.clients_per_round is {federation.clients_per_round}, but with {type(self).__name__} every "
-                "client trains in every round: remove it (--method.topology.active lets clients miss exchanges)"
+                "client trains in every round: remove it, or --trainer.participation (--method.topology.active lets "
+                "clients miss exchanges)"
             )
         super().check(federation)
 

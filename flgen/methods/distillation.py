@@ -111,6 +111,40 @@ def answer_for_two(model: LightningModule, data: LabelledData, ask: Callable[[Te
         model.train(training)
 
 
+def feature_size(model: LightningModule, data: LabelledData, expected: int | None, method: str) -> int:
+    """Return d_z, the number of elements that a module's `features` gives its `head`.
+
+    Args:
+        model: On any device.
+        data: Where its inputs come from.
+        expected: What it should be; null takes what it is.
+        method: Who asks, for messages.
+
+    Raises:
+        UsageError: The module lacks one of the two, or they do not fit together.
+    """
+    module: Any = model
+    lacking = [name for name in ("features", "head") if not callable(getattr(module, name, None))]
+    if lacking:
+        raise UsageError(
+            f"--model {type(model).__name__} cannot be trained by {method} (it has no {' and no '.join(lacking)}): "
+            "give it features(batch), (B, d_z), and head(z), which returns logits, or use a classifier of flgen's own"
+        )
+    z = answer_for_two(model, data, module.features)
+    logits = answer_for_two(model, data, lambda _: module.head(z))
+    if z.ndim != 2 or logits.shape != (2, data.classes):
+        raise UsageError(
+            f"--model {type(model).__name__}: for a batch of 2 its features() returns shape {tuple(z.shape)} and its "
+            f"head() {tuple(logits.shape)}, but {method} needs (2, d_z) and (2, {data.classes})"
+        )
+    if expected not in (None, z.shape[1]):
+        raise UsageError(
+            f"--method.features is {expected}, but the head of --model {type(model).__name__} takes {z.shape[1]}: give "
+            f"the model a bottleneck of {expected}, or leave --method.features null"
+        )
+    return int(z.shape[1])
+
+
 def shuffled_rows(public: LabelledData, draws: torch.Generator) -> Tensor:
     """Return the rows of all public samples, int64 (N,), in an order that a CPU generator draws."""
     public.setup()  # nothing, if `prepare` has been called
@@ -196,10 +230,15 @@ def received_in_order(uploads: Uploads, federation: Federation) -> list[tuple[Cl
     return sorted(received, key=lambda pair: pair[0].key)
 
 
-def sample_weighted_mean(received: Sequence[tuple[Client, dict[str, Tensor]]]) -> Tensor:
-    """Return sum_k (n_k / n) w_k of what clients sent as "weights", float64 (d + b,)."""
+def sample_weighted_mean(received: Sequence[tuple[Client, dict[str, Tensor]]], name: str = "weights") -> Tensor:
+    """Return sum_k (n_k / n) w_k of an entry w_k of what clients sent, in its shape, float64.
+
+    Args:
+        received: Each client with what it sent.
+        name: Of the entry.
+    """
     n = sum(client.samples for client, _ in received)
-    total = torch.zeros_like(received[0][1]["weights"], dtype=torch.float64)
+    total = torch.zeros_like(received[0][1][name], dtype=torch.float64)
     for client, sent in received:
-        total += sent["weights"].double() * (client.samples / n)
+        total += sent[name].double() * (client.samples / n)
     return total

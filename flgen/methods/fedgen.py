@@ -13,7 +13,7 @@ server:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flgen.deferred import TYPE_CHECKING, deferred_module
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from flgen.data import LabelledData
     from flgen.federation import flat_parameters
     from flgen.federation.clients import Client, Federation
+    from flgen.federation.streams import RandomStreams
     from flgen.models import feature_generator
     from flgen.topology.star import Uploads
     from flgen.wire import codecs
@@ -121,15 +122,13 @@ class FedGen(FedAvg):
 
     def prepare(self, model: LightningModule, data: LabelledData) -> None:
         """Check that the module has a head that takes features of this size."""
-        feature_size(model, data, self.features)
+        distillation.feature_size(model, data, self.features, "FedGen")
 
     def setup(self, federation: Federation, model: LightningModule, data: LabelledData, fabric: Fabric) -> None:
         """w_1 ; G by the run's seed, the same on every rank."""
         super().setup(federation, model, data, fabric)
-        size = feature_size(model, data, self.features)
-        with torch.random.fork_rng([]):
-            torch.default_generator.manual_seed(federation.streams.seed_for("generator"))
-            G = feature_generator.FeatureGenerator(data.classes, size, self.hidden, self.noise)
+        size = distillation.feature_size(model, data, self.features, "FedGen")
+        G = initial_generator(federation.streams, data.classes, size, self.hidden, self.noise)
         self.G = G.to(fabric.device)
         self.g = flat_parameters.flatten_model(self.G)  # what the resident generator computes with
         self.g_t = self.g.clone()
@@ -173,12 +172,9 @@ class FedGen(FedAvg):
             model.log("train/loss", supervised)
             if step // steps_per_epoch >= self.regularised_epochs:
                 return supervised
-            y_hat = labels[torch.randint(len(labels), (B_g,), generator=draws).to(labels.device)]
-            with torch.no_grad():
-                z_hat, z = self.G.draw(y_hat, draws)[1], self.G.draw(y, draws)[1]
-                target = torch.softmax(model.head(z).float(), dim=1)
-            generated = torch.nn.functional.cross_entropy(model.head(z_hat), y_hat)
-            kl = torch.nn.functional.kl_div(torch.log_softmax(f.float(), dim=1), target, reduction="batchmean")
+            y_hat = uniform_labels(labels, B_g, draws)
+            generated = generated_cross_entropy(model.head, self.G, y_hat, draws)
+            kl = agreement(model.head, self.G, f, y, draws)
             return supervised + ratio * alpha_r * generated + beta_r * kl
 
         return loss
@@ -207,28 +203,21 @@ class FedGen(FedAvg):
         self.known[labels] = True
         draws = self.federation.streams.torch("generator", round=t)
         self.g.copy_(self.g_t)
-        self.G.train()
         self.head.eval()
         for group in self.adam.param_groups:
             group["lr"] = self.generator_learning_rate * self.decay ** (t - 1)
 
-        total = torch.zeros((), device=w.device)
-        for _ in range(self.generator_steps):
-            picked = torch.randint(len(labels), (self.generated_batch_size,), generator=draws)
-            y = labels[picked.to(labels.device)]
-            eps, z = self.G.draw(y, draws)
-            L = self.diversity * diversity_loss(eps, z)
-            for h_k, omega_k in zip(heads, omega, strict=True):
-                ce = torch.nn.functional.cross_entropy(
-                    torch.func.functional_call(self.head, h_k, (z,)).float(), y, reduction="none"
-                )
-                L = L + (omega_k[y] * ce).mean()
-            self.adam.zero_grad()
-            L.backward()
-            self.adam.step()
-            total += L.detach()
+        def loss(eps: Tensor, z: Tensor, y: Tensor) -> Tensor:
+            diverse = self.diversity * diversity_loss(eps, z)
+            logits = [torch.func.functional_call(self.head, h_k, (z,)).float() for h_k in heads]
+            return sum(teacher_losses(logits, omega, y), start=diverse)
+
+        def some_labels() -> Tensor:
+            return uniform_labels(labels, self.generated_batch_size, draws)
+
+        mean_loss = take_steps(self.G, self.adam, self.generator_steps, some_labels, loss, draws)
         self.g_t = self.g.clone()
-        return float(total) / self.generator_steps
+        return mean_loss
 
     def _tensors_of_head(self) -> dict[str, Tensor]:
         """The module's tensors by the names that they have below `head`, in the order of a client's vector."""
@@ -258,39 +247,6 @@ class FedGen(FedAvg):
         self.known = state["labels"].to(self.known)
 
 
-def feature_size(model: LightningModule, data: LabelledData, expected: int | None) -> int:
-    """Return d_z, the number of elements that a module's `features` gives its `head`.
-
-    Args:
-        model: On any device.
-        data: Where its inputs come from.
-        expected: What it should be; null takes what it is.
-
-    Raises:
-        UsageError: The module lacks one of the two, or they do not fit together.
-    """
-    module: Any = model
-    lacking = [name for name in ("features", "head") if not callable(getattr(module, name, None))]
-    if lacking:
-        raise UsageError(
-            f"--model {type(model).__name__} cannot be trained by FedGen (it has no {' and no '.join(lacking)}): give "
-            "it features(batch), (B, d_z), and head(z), which returns logits, or use one of flgen's own classifiers"
-        )
-    z = distillation.answer_for_two(model, data, module.features)
-    logits = distillation.answer_for_two(model, data, lambda _: module.head(z))
-    if z.ndim != 2 or logits.shape != (2, data.classes):
-        raise UsageError(
-            f"--model {type(model).__name__}: for a batch of 2 its features() returns shape {tuple(z.shape)} and its "
-            f"head() {tuple(logits.shape)}, but FedGen needs (2, d_z) and (2, {data.classes})"
-        )
-    if expected not in (None, z.shape[1]):
-        raise UsageError(
-            f"--method.features is {expected}, but the head of --model {type(model).__name__} takes {z.shape[1]}: give "
-            f"the model a bottleneck of {expected}, or leave --method.features null"
-        )
-    return int(z.shape[1])
-
-
 def regularisation(strength: float, decay: float, r: int) -> float:
     """Return alpha_r = beta_r = max(10^-4, strength * decay^r), with rounds r from 0 (section 6.8)."""
     return max(1e-4, strength * decay**r)
@@ -303,6 +259,111 @@ def label_shares(counts: Tensor) -> Tensor:
         counts: Samples of each client and label, int64 (clients, classes).
     """
     return (counts.double() / counts.sum(dim=0).clamp(min=1)).float()
+
+
+def initial_generator(
+    streams: RandomStreams, classes: int, features: int, hidden: int, noise: int
+) -> feature_generator.FeatureGenerator:
+    """Return a generator whose weights follow from the run's seed, on the CPU.
+
+    Args:
+        streams: The run's random streams.
+        classes: Number of labels.
+        features: Elements of z, d_z.
+        hidden: Width between its two linear layers.
+        noise: Elements of eps, d_eps.
+    """
+    with torch.random.fork_rng([]):
+        torch.default_generator.manual_seed(streams.seed_for("generator"))
+        return feature_generator.FeatureGenerator(classes, features, hidden, noise)
+
+
+def take_steps(
+    G: feature_generator.FeatureGenerator,
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+    labels: Callable[[], Tensor],
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor],
+    draws: torch.Generator,
+) -> float:
+    """Train a generator; return the mean loss of its steps.
+
+    Args:
+        G: The generator.
+        optimizer: Over its parameters.
+        steps: Number of steps.
+        labels: Returns the labels of a step, int64 (B,).
+        loss: Takes noise (B, d_eps), features made of it (B, d_z) and their labels (B,).
+        draws: CPU generator, source of the noise.
+    """
+    G.train()
+    losses = []
+    for _ in range(steps):
+        y = labels()
+        eps, z = G.draw(y, draws)
+        L = loss(eps, z, y)
+        optimizer.zero_grad()
+        L.backward()
+        optimizer.step()
+        losses.append(L.detach())
+    return float(torch.stack(losses).mean())
+
+
+def uniform_labels(labels: Tensor, count: int, draws: torch.Generator) -> Tensor:
+    """Return some of the labels (n,), each as likely as any other, int64 (count,)."""
+    return labels[torch.randint(len(labels), (count,), generator=draws).to(labels.device)]
+
+
+def teacher_losses(logits: Sequence[Tensor], omega: Tensor, y: Tensor) -> list[Tensor]:
+    """Return mean_j omega_{k,y_j} CE( logits_kj, y_j ) for each client k.
+
+    Args:
+        logits: What each client's head says about generated features (B, classes).
+        omega: Share of each label that each client holds (clients, classes).
+        y: The labels that the features were made for, int64 (B,).
+    """
+    cross_entropy = torch.nn.functional.cross_entropy
+    return [
+        (omega_k[y] * cross_entropy(said, y, reduction="none")).mean()
+        for said, omega_k in zip(logits, omega, strict=True)
+    ]
+
+
+def generated_cross_entropy(
+    head: Callable[[Tensor], Tensor], G: feature_generator.FeatureGenerator, y_hat: Tensor, draws: torch.Generator
+) -> Tensor:
+    """Return CE( h(G(eps, y^)), y^ ), whose gradient stops at the features.
+
+    Args:
+        head: From features (B, d_z) to logits (B, classes).
+        G: The generator.
+        y_hat: Labels, int64 (B,).
+        draws: CPU generator, source of the noise.
+    """
+    with torch.no_grad():
+        z_hat = G.draw(y_hat, draws)[1]
+    return torch.nn.functional.cross_entropy(head(z_hat), y_hat)
+
+
+def agreement(
+    head: Callable[[Tensor], Tensor],
+    G: feature_generator.FeatureGenerator,
+    f: Tensor,
+    y: Tensor,
+    draws: torch.Generator,
+) -> Tensor:
+    """Return KL( sg softmax h(G(eps, y)) || softmax f ), the mean over samples.
+
+    Args:
+        head: From features (B, d_z) to logits (B, classes).
+        G: The generator.
+        f: Logits of a client's own samples (B, classes).
+        y: Their labels, int64 (B,).
+        draws: CPU generator, source of the noise.
+    """
+    with torch.no_grad():
+        target = torch.softmax(head(G.draw(y, draws)[1]).float(), dim=1)
+    return torch.nn.functional.kl_div(torch.log_softmax(f.float(), dim=1), target, reduction="batchmean")
 
 
 def diversity_loss(eps: Tensor, z: Tensor) -> Tensor:

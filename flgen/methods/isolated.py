@@ -88,11 +88,10 @@ class Isolated(Local):
     def report(self, client: Client, point: Literal["aggregated", "trained"]) -> None:
         """Test the resident module on the global test split, if this round is evaluated."""
         if self.evaluated:
-            client.metrics.update(self.resident.test_split())
+            client.metrics.update(self.residents.of(client).test_split())
 
     def evaluate_client(self, client: Client, download: dict[str, Tensor], t: int) -> dict[str, float]:
         """Test a participant's w_k on the global test split."""
         if not self.takes_part(client):
             return {}
-        self.mix(client, {}, t)
-        return self.resident.test_split()
+        return self.residents.load(client).test_split()

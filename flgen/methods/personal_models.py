@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flgen.data import LabelledData
-    from flgen.federation import resident
+    from flgen.federation import residents
     from flgen.federation.clients import Client, Federation
 else:
-    resident = deferred_module("flgen.federation.resident")
+    residents = deferred_module("flgen.federation.residents")
 
 
 class PersonalModels(PeerMethod):
@@ -51,9 +51,12 @@ class PersonalModels(PeerMethod):
     def setup(self, federation: Federation, model: LightningModule, data: LabelledData, fabric: Fabric) -> None:
         """Take the module's own initial weights as w_0, the same on every rank."""
         super().setup(federation, model, data, fabric)
-        self.resident = resident.ResidentModel(model, data, fabric, self.training, last=self.last_parameters(model))
-        self.w_0 = self.resident.vector.clone()
-        self.counters_0 = self.resident.counters.clone()
+        clients = len(federation)
+        self.residents = residents.Residents(
+            model, data, fabric, self.training, clients, self.last_parameters, self.init
+        )
+        if len(self.residents.networks) == 1:
+            self.resident = self.residents.number(0)
 
     def last_parameters(self, model: LightningModule) -> list[str]:
         """Return the names of the parameters that shall stand last in the vector of weights."""
@@ -65,20 +68,11 @@ class PersonalModels(PeerMethod):
 
     def initial_state(self, client: Client) -> dict[str, Tensor]:
         """w_0, or a draw of the client's own."""
-        self.resident.vector.copy_(self.w_0)
-        self.resident.counters.copy_(self.counters_0)
-        if self.init == "independent":
-            self.resident.reset(client.streams.seed_for("initial weights", client=client.key))
-        return self.model_state()
+        return self.residents.initial_state(client)
 
     def model_state(self) -> dict[str, Tensor]:
         """Return copies of the resident module's weights, and of its buffers if it has any."""
-        kept = {
-            "weights": self.resident.weights,
-            "buffers": self.resident.buffers,
-            "counters": self.resident.counters,
-        }
-        return {name: tensor.clone() for name, tensor in kept.items() if name == "weights" or tensor.numel()}
+        return residents.state_of(self.resident)
 
     def load_buffers(self, state: dict[str, Tensor]) -> None:
         """Let the resident module go on with a client's buffers."""
@@ -88,12 +82,10 @@ class PersonalModels(PeerMethod):
             self.resident.counters.copy_(state["counters"])
 
     def report(self, client: Client, point: Literal["aggregated", "trained"]) -> None:
-        """Test the resident module on the client's own test data, if this round is evaluated."""
+        """Test the client's resident module on the client's own test data, if this round is evaluated."""
         if self.evaluated:
-            client.metrics.update(self.resident.test_client(client, point))
+            client.metrics.update(self.residents.of(client).test_client(client, point))
 
     def evaluate_client(self, client: Client, download: dict[str, Tensor], t: int) -> dict[str, float]:
         """Test the model that the client trained last."""
-        self.resident.weights.copy_(client.state["weights"])
-        self.load_buffers(client.state)
-        return self.resident.test_client(client, "trained")
+        return self.residents.load(client).test_client(client, "trained")

@@ -1,7 +1,8 @@
-"""One number for a run from one number of each round: the final one, and the best (gptfl.md, section 7.1).
+"""One number for a run from one of each round: the final one, the best (gptfl.md, section 7.1), and a chosen one.
 
 The final round is what a run is worth. The best one is chosen on the very data that it is measured on, so it flatters;
-it is reported beside the final one, never in its place.
+it is reported beside the final one, never in its place. Where clients hold samples back for validation, a round can be
+chosen on those (fedktl.md, section 8, item 8).
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ Row = Mapping[str, float]
 
 HEADLINES = ("test/accuracy", "test/accuracy_trained", "test/accuracy_aggregated")
 """The metrics that a round is judged by, the first that a run has; a run without any is judged by its first FID."""
+
+
+VALIDATED = "val/pooled/accuracy_"
+"""How the accuracies that choose a round begin, of a run whose clients hold samples back for validation."""
 
 
 class FinalAndBest(NamedTuple):
@@ -50,9 +55,58 @@ def final_and_best(rows: Sequence[Row], metric: str = "test/accuracy") -> FinalA
     return FinalAndBest(last[metric], int(last["round"]), best[metric], int(best["round"]))
 
 
+class Chosen(NamedTuple):
+    """A metric at the round that was chosen on validation samples.
+
+    Args:
+        value: Its value there.
+        round: That round.
+        by: The validation metric that chose it.
+    """
+
+    value: float
+    round: int
+    by: str
+
+
+def chosen_on_validation(rows: Sequence[Row], metric: str) -> Chosen | None:
+    """Return a metric at the first round with the best validation accuracy; None without validation samples.
+
+    What decides is the pooled accuracy of the same model: `val/pooled/accuracy_trained` for every metric that ends so,
+    `val/pooled/accuracy_aggregated` for those of the common model, such as `test/accuracy`.
+
+    Args:
+        rows: Of metrics.csv, by ascending round.
+        metric: Its name.
+    """
+    by = _decider(rows, metric)
+    both = [row for row in rows if by in row and metric in row]
+    if by is None or not both:
+        return None
+    best = max(both, key=lambda row: row[by])
+    return Chosen(best[metric], int(best["round"]), by)
+
+
+def _decider(rows: Sequence[Row], metric: str) -> str | None:
+    names = _names(rows)
+    for name in names:
+        point = name.removeprefix(VALIDATED)
+        of_common_model = point == "aggregated" and f"{metric}_aggregated" in names
+        if name != point and (metric.endswith(f"_{point}") or of_common_model):
+            return name
+    return None
+
+
+def validated_headline(rows: Sequence[Row]) -> str | None:
+    """Return the pooled test accuracy of the model that validation samples choose a round of, None without such."""
+    points = [name.removeprefix(VALIDATED) for name in _names(rows) if name.startswith(VALIDATED)]
+    found = [f"test/pooled/accuracy_{point}" for point in sorted(points, key=lambda point: point != "trained")]
+    return next((name for name in found if name in _names(rows)), None)
+
+
 def headline(rows: Sequence[Row]) -> str | None:
     """Return the metric that the rounds of a run are judged by, None if it has neither accuracy nor FID."""
-    names = {name: None for row in rows for name in row}
+    names = _names(rows)
     known = [name for name in HEADLINES if name in names]
     return next(iter([*known, *(name for name in names if name.startswith("fid/"))]), None)
 
@@ -66,6 +120,18 @@ def best_row(rows: Sequence[Row]) -> Row | None:
     return next(row for row in rows if row["round"] == best)
 
 
+def chosen_row(rows: Sequence[Row]) -> Row | None:
+    """Return the row of the round that validation samples choose by the headline metric's model; None without such."""
+    metric = headline(rows)
+    chosen = None if metric is None else chosen_on_validation(rows, metric)
+    return None if chosen is None else next(row for row in rows if row["round"] == chosen.round)
+
+
 def falls(metric: str) -> bool:
     """Whether smaller is better."""
     return any(part.startswith(("fid", "kid")) or "loss" in part for part in metric.split("/"))
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    """Return the metrics of some rows, in the order in which they first appear."""
+    return list({name: None for row in rows for name in row})

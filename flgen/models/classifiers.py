@@ -26,7 +26,7 @@ class Classifier(LightningModule):
         UsageError: A number is negative.
     """
 
-    linear: torch.nn.Linear
+    linear: torch.nn.Module
 
     def __init__(self, learning_rate: float, weight_decay: float, momentum: float) -> None:
         super().__init__()
@@ -92,6 +92,7 @@ class SmallCNN(Classifier):
         learning_rate: Learning rate of SGD.
         weight_decay: Factor of the weights that SGD adds to their gradient.
         momentum: Momentum of SGD; 0 is plain SGD, which keeps no state.
+        feature_width: Elements of z, by a pooling of the first linear layer's without weights; null is 4 * width.
 
     Raises:
         UsageError: A size is too small, or a number is negative.
@@ -106,6 +107,7 @@ class SmallCNN(Classifier):
         learning_rate: float = 0.1,
         weight_decay: float = 0.0,
         momentum: float = 0.0,
+        feature_width: int | None = None,
     ) -> None:
         super().__init__(learning_rate, weight_decay, momentum)
         image_size = 28 if image_size is None else image_size
@@ -113,6 +115,13 @@ class SmallCNN(Classifier):
         classes = 10 if classes is None else classes
         check_sizes("SmallCNN", 2, image_size, channels=channels, classes=classes, width=width)
         self.image_size, self.channels, self.classes, self.width = image_size, channels, classes, width
+        self.feature_width = feature_width
+        z_width, pooling = 4 * width, []
+        if feature_width is not None:
+            from flgen.models.width_pooling import WidthPooling
+
+            check_counts(feature_width=feature_width)
+            z_width, pooling = feature_width, [WidthPooling(feature_width)]
         nn = torch.nn
         self.network = nn.Sequential(
             nn.Conv2d(channels, width, 5, padding=2),
@@ -124,16 +133,17 @@ class SmallCNN(Classifier):
             nn.Flatten(),
             nn.Linear(2 * width * (image_size // 4) ** 2, 4 * width),
             nn.ReLU(inplace=True),
-            nn.Linear(4 * width, classes),
+            *pooling,
+            nn.Linear(z_width, classes),
         )
 
     def features(self, inputs: Tensor) -> Tensor:
-        """Map float images (B, channels, H, W), standardised, to z (B, 4 * width)."""
+        """Map float images (B, channels, H, W), standardised, to z (B, feature_width)."""
         z: Tensor = self.network[:-1](inputs)
         return z
 
     def head(self, z: Tensor) -> Tensor:
-        """Map z (B, 4 * width) to logits (B, classes)."""
+        """Map z (B, feature_width) to logits (B, classes)."""
         logits: Tensor = self.network[-1](z)
         return logits
 

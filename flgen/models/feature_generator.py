@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from flgen.federation.flat_parameters import named_parts
 
 
 class FeatureGenerator(nn.Module):
@@ -56,4 +59,25 @@ class Head(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Map features to logits."""
         logits: Tensor = self.classifier.head(z)
+        return logits
+
+
+class FlatHead(nn.Module):
+    """h(w, z): the head of a classifier as a function of the vector of its parameters, any client's or a new one.
+
+    Args:
+        classifier: Has `head`, from features (B, d_z) to logits (B, classes).
+        names: Names of the head's parameters among the classifier's.
+    """
+
+    def __init__(self, classifier: Any, names: Collection[str]) -> None:
+        super().__init__()
+        self.head = Head(classifier)
+        self._stands_for = {
+            f"classifier.{name}": parameter for name, parameter in classifier.named_parameters() if name in names
+        }
+
+    def forward(self, w: Tensor, z: Tensor) -> Tensor:
+        """Map features (B, d_z) to logits (B, classes) by the head's parameters w (p_h,), in the classifier's order."""
+        logits: Tensor = torch.func.functional_call(self.head, named_parts(w, self._stands_for), (z,))
         return logits

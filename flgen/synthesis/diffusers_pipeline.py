@@ -100,23 +100,16 @@ class DiffusersPipeline(Synthesizer):
             FlgenError: If it cannot be loaded.
         """
         self.check([])
-        with loading(CHECKPOINT, self.checkpoint):
-            import diffusers
-
-            diffusers.utils.logging.set_verbosity_error()
-            diffusers.utils.logging.disable_progress_bar()
-            pipeline = diffusers.DiffusionPipeline.from_pretrained(
-                place_of(self.checkpoint),
-                revision=self.revision,
-                variant=self.variant,
-                torch_dtype=pick_dtype(self.precision, self.device),
-                local_files_only=self.local_files_only,
-            )
-            if self.scheduler != "pipeline":
-                kind = getattr(diffusers, SCHEDULERS[self.scheduler])
-                pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
-            pipeline.set_progress_bar_config(disable=True)
-            return pipeline.to(self.device)
+        return load_pipeline(
+            CHECKPOINT,
+            self.checkpoint,
+            device=self.device,
+            precision=self.precision,
+            scheduler=self.scheduler,
+            revision=self.revision,
+            variant=self.variant,
+            local_files_only=self.local_files_only,
+        )
 
     @cached_property
     def _accepted(self) -> dict[str, inspect.Parameter]:
@@ -167,11 +160,47 @@ class DiffusersPipeline(Synthesizer):
             "scheduler": type(self.pipeline.scheduler).__name__,
             "provider": "diffusers",
             "model": self.checkpoint,
-            "revision": self.revision or _snapshot(self.pipeline.config.get("_name_or_path")),
+            "revision": self.revision or snapshot_of(self.pipeline.config.get("_name_or_path")),
         }
 
 
-def _snapshot(path: str | os.PathLike[str] | None) -> str | None:
+def load_pipeline(
+    option: str,
+    checkpoint: str,
+    *,
+    device: torch.device | str,
+    precision: Precision,
+    scheduler: Scheduler = "pipeline",
+    **more: Any,
+) -> Any:
+    """Return a pipeline on a device.
+
+    Args:
+        option: Where the checkpoint is given, for messages, such as `--synthesizer.checkpoint`.
+        checkpoint: A folder that `save_pretrained` wrote, or the id of a model on the hub.
+        device: Where it draws.
+        precision: Type of the weights; "auto" is 16 on a GPU and 32 elsewhere.
+        scheduler: The sampler that replaces the pipeline's own; "pipeline" keeps it.
+        more: Further arguments of `DiffusionPipeline.from_pretrained`.
+
+    Raises:
+        FlgenError: If it cannot be loaded.
+    """
+    with loading(option, checkpoint):
+        import diffusers
+
+        diffusers.utils.logging.set_verbosity_error()
+        diffusers.utils.logging.disable_progress_bar()
+        dtype = pick_dtype(precision, device)
+        pipeline = diffusers.DiffusionPipeline.from_pretrained(place_of(checkpoint), torch_dtype=dtype, **more)
+        if scheduler != "pipeline":
+            kind = getattr(diffusers, SCHEDULERS[scheduler])
+            pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline.to(device)
+
+
+def snapshot_of(path: str | os.PathLike[str] | None) -> str | None:
     """Return the commit in the path of a downloaded model, `.../snapshots/<commit>`."""
     parts = Path(path).parts if path else ()
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-1] else None

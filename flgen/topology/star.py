@@ -108,13 +108,16 @@ class Star(Topology):
         """Whether this process plays the server."""
         return self.channel.rank == SERVER_RANK
 
-    def send_down(self, round: int, payload: codecs.Payload | None, recipients: int) -> dict[str, Tensor]:
+    def send_down(
+        self, round: int, payload: codecs.Payload | None, recipients: int, phase: str = "download"
+    ) -> dict[str, Tensor]:
         """Send the server's payload to every client of the cohort and return what a client receives.
 
         Args:
             round: The round it belongs to.
             payload: On the server; None elsewhere.
             recipients: Number of clients in the cohort.
+            phase: Its name in the ledger.
         """
         message = None if payload is None else codecs.encode_payload(payload)
         message = self.channel.broadcast(message, SERVER_RANK)
@@ -122,7 +125,7 @@ class Star(Topology):
             copies = self.channel.world_size - 1
             self.ledger.record(
                 round,
-                "download",
+                phase,
                 "server->client",
                 messages=recipients,
                 bytes=recipients * message.numel(),

@@ -97,13 +97,13 @@ def encode_payload(payload: Payload) -> Tensor:
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.uint8)
 
 
-def count_scalars(payload: Payload) -> int:
-    """Return how many numbers a payload carries, whatever their width; of a sparse entry those at its support."""
-    carried = (getattr(entry.codec, "support", None) for entry in payload.values())
-    return sum(
-        entry.tensor.numel() if support is None else int(support.count_nonzero())
-        for entry, support in zip(payload.values(), carried, strict=True)
-    )
+def count_scalars(payload: Payload) -> dict[str, int]:
+    """Return how many numbers each entry carries, whatever their width; of a sparse one those at its support."""
+    counted = {}
+    for name, entry in payload.items():
+        support = getattr(entry.codec, "support", None)
+        counted[name] = entry.tensor.numel() if support is None else int(support.count_nonzero())
+    return counted
 
 
 def decode_payload(message: Tensor) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from clocks import Seconds
 from torch import Tensor
 
 from flgen import IID, Callback, Evaluation, FederatedTrainer, SmallCNN
-from flgen.callbacks import RoundProgress, SampleGrids
+from flgen.callbacks import ClassPictures, RoundProgress, SampleGrids
 from flgen.data import ImageData
 from flgen.data.image_data import ImageLayout
 from flgen.data.image_set import ImageSet
@@ -182,7 +182,7 @@ def fit(
         threads_per_rank=1,
         clients_per_round=setting.cohort,
         checkpoint_every=NEVER,
-        callbacks=[RoundProgress(), SampleGrids(), *callbacks],
+        callbacks=[RoundProgress(), SampleGrids(), ClassPictures(), *callbacks],
     )
     trainer.fit(
         method,

@@ -178,6 +178,31 @@ def test_sizes_that_the_data_set_gave_and_a_run_without_seeds_are_the_same_exper
     assert list(differing_options({**written, "seed_everything": 4}, asked)) == ["partition_seed"]
 
 
+def test_another_division_of_clients_or_sampling_ratio_is_another_experiment() -> None:
+    written = {**parsed().resolved(), "partition_seed": 3}
+    older = {name: value for name, value in written.items() if name != "split"}
+    older["trainer"] = {name: value for name, value in written["trainer"].items() if name != "participation"}
+    for run in (written, older):  # before there was a choice, test samples were common ones
+        assert list(differing_options(run, written)) == []
+        own = {**parsed("--split.test=own", "--trainer.participation=0.5").resolved(), "partition_seed": 3}
+        assert list(differing_options(run, own)) == ["split.test", "trainer.participation"]
+
+
+def test_what_validation_samples_choose_is_said_between_the_last_and_the_best_round(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "runs" / "seed-4"
+    run.mkdir(parents=True)
+    for t, (val, test) in enumerate(((0.9, 0.5), (0.1, 0.8), (0.2, 0.6)), start=1):
+        MetricsTable(run / "metrics.csv").write(t, {"val/pooled/accuracy_trained": val, "test/accuracy_trained": test})
+    seeds._summarise(parsed("--seeds=[4]", "--trainer.rounds=3"), tmp_path / "runs")
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        "test/accuracy_trained 60.00 (1 seed)",
+        "test/accuracy_trained 50.00 (1 seed, the round of each that validation samples choose)",
+        "test/accuracy_trained 80.00 (1 seed, the best round of each)",
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -105,6 +105,14 @@ def test_the_channels_are_normalised_by_the_published_numbers(data_set, mean, st
     assert data.standardize(grey)[0, :, 1, 0].tolist() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("data_set", [CIFAR10, CIFAR100])
+def test_centred_pixels_lie_between_minus_one_and_one(data_set):
+    bytes_ = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(1, 3, 1, 1)
+    assert data_set(pixels="centred").standardize(bytes_).flatten().tolist() == pytest.approx(
+        [-1.0, -0.6, 1.0], abs=1e-6
+    )
+
+
 @pytest.mark.parametrize(
     ("data_set", "folder", "file"),
     [(CIFAR10, "cifar-10-batches-py", "data_batch_3"), (CIFAR100, "cifar-100-python", "train")],

@@ -40,6 +40,28 @@ def test_the_official_splits_and_labels_from_zero(root: Path):
     assert (data.name, data.channels, data.image_size, data.classes) == ("flowers102", 3, 8, 102)
 
 
+def test_the_official_validation_images_may_be_trained_on(root: Path):
+    data = read(Flowers102(str(root), image_size=8, with_validation=True))
+    assert data.train.images[:, 0, 0, 0].tolist() == pytest.approx([50, 20, 40], abs=2)
+    assert data.train.labels.tolist() == [1, 1, 0]
+    assert len(data.test) == 3
+
+
+def test_the_whole_photograph_or_its_centre_is_kept(root: Path):
+    pixels = np.zeros((64, 128, 3), dtype=np.uint8)
+    pixels[:, 96:] = 200  # the right quarter of a wide photograph
+    write_image(root / "flowers-102" / "jpg" / "image_00005.jpg", pixels)
+    centre, whole = (
+        read(Flowers102(str(root), image_size=8, whole=whole)).train.images[0, 0] for whole in (False, True)
+    )
+    assert centre.max() < 20
+    assert whole[:, 6:].min() > 150
+    assert whole[:, :5].max() < 50
+    content = (root / "flowers-102" / "jpg" / "image_00005.jpg").read_bytes()
+    decoded = Flowers102(str(root), image_size=8, whole=True).decode_sample(content, ".jpg")
+    assert torch.equal(decoded[0], whole)  # generated images go the same way
+
+
 def test_the_folder_itself_will_do(root: Path):
     assert len(read(Flowers102(str(root / "flowers-102"), image_size=8)).test) == 3
 
@@ -91,6 +113,11 @@ def test_channels_are_normalised_as_imagenet_is():
     grey = torch.full((1, 3, 1, 1), 51, dtype=torch.uint8)  # 0.2
     expected = [(0.2 - 0.485) / 0.229, (0.2 - 0.456) / 0.224, (0.2 - 0.406) / 0.225]
     assert Flowers102().standardize(grey).flatten().tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_pixels_can_be_centred_instead():
+    grey = torch.full((1, 3, 1, 1), 51, dtype=torch.uint8)
+    assert Flowers102(pixels="centred").standardize(grey).flatten().tolist() == pytest.approx([-0.6] * 3, abs=1e-6)
 
 
 def test_what_is_missing_is_said_on_one_line(root: Path, tmp_path: Path):

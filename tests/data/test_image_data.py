@@ -225,6 +225,7 @@ def test_the_public_and_the_private_half_of_the_digits_share_no_image_and_miss_n
     assert (counts[0] - counts[1]).abs().max() <= 1
     assert public.test.images.equal(private.test.images)
     assert (public.name, private.name) == ("digits-public", "digits-private")
+    assert Digits(part="public", test_fraction=0.1).name == "digits-0.1-public"  # other images, hence another name
 
 
 def test_digits_come_in_other_sizes():

@@ -27,6 +27,15 @@ def test_a_subset_keeps_inputs_labels_and_attributes_together():
     assert part.attributes["speaker"].tolist() == [13, 10]
 
 
+def test_a_set_behind_another_keeps_the_attributes_that_both_have():
+    first = LabelledSet(TOKENS, LABELS, {"speaker": LABELS + 10, "room": LABELS})
+    both = first.followed_by(LabelledSet(TOKENS[:1], LABELS[3:], {"speaker": LABELS[:1] + 90}))
+    assert both.inputs.tolist() == [*TOKENS.tolist(), [0, 1, 2]]
+    assert both.labels.tolist() == [0, 1, 2, 3, 3]
+    assert {name: values.tolist() for name, values in both.attributes.items()} == {"speaker": [10, 11, 12, 13, 90]}
+    assert len(first) == 4
+
+
 def test_a_subset_of_images_is_a_set_of_images():
     images = ImageSet(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), LABELS)
     assert isinstance(images.subset(torch.tensor([1])), ImageSet)

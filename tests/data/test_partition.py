@@ -227,6 +227,52 @@ def test_pathological_gives_exactly_n_classes_and_shares_each_evenly(clients, pe
         assert shares.max() - shares.min() <= 1
 
 
+def test_pathological_in_blocks_deals_out_all_samples_of_the_classes_that_have_owners(caplog):
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(102), np.arange(40, 142)))
+    with caplog.at_level("WARNING", logger="flgen"):
+        table = label_table(assert_law(Pathological(20, 10, "blocks"), labels, 1), labels, 102)
+    assert np.flatnonzero(table.sum(axis=0) == 0).tolist() == [100, 101]
+    assert table.sum() == len(labels) - 140 - 141
+    assert np.flatnonzero(table[3]).tolist() == list(range(10, 20))
+    assert caplog.messages[0] == "no client holds classes 100, 101: 281 samples are not used"
+    shares = table[table > 0].reshape(20, 10)
+    assert (np.abs(shares[::2] - shares[1::2]) <= 1).all()
+
+
+def test_pathological_says_nothing_where_every_class_has_an_owner(caplog):
+    with caplog.at_level("WARNING", logger="flgen"):
+        split(Pathological(20, 2, "blocks"), np.repeat(np.arange(10), 60))
+        assert caplog.messages == []
+        split(Pathological(2, 1), np.repeat(np.arange(3), 60))
+    (line,) = caplog.messages
+    assert line.startswith("no client holds class ")
+    assert line.endswith(": 60 samples are not used")
+
+
+def test_pathological_with_unbalanced_shares_follows_the_published_rule():
+    labels = np.repeat(np.arange(10), 6000)
+    table = label_table(assert_law(Pathological(20, 2, "blocks", "unbalanced"), labels, 2), labels, 10)
+    for label, column in enumerate(table.T):
+        shares = column[column > 0]
+        assert len(shares) == 4
+        assert shares.sum() == 6000
+        assert all(150 <= share < 1500 for share in shares[:-1])  # mean 1500, a tenth of it, 40 / 10
+        assert shares[-1] > 1500, label
+
+
+@pytest.mark.parametrize(("counts", "pairs"), [([6000] * 10, 102), ([600] * 100, 900)], ids=["CIFAR-10", "CIFAR-100"])
+def test_dirichlet_at_one_tenth_with_forty_samples_looks_like_the_published_partition(counts, pairs):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    found = []
+    for seed in range(5):
+        table = label_table(split(Dirichlet(20, alpha=0.1, min_samples=40), labels, seed), labels, len(counts))
+        assert table.sum() == len(labels)
+        assert table.sum(axis=1).min() >= 40
+        assert table.sum(axis=1).max() < len(labels) / 20 + max(counts)  # a client that holds N / K is closed
+        found.append((table > 0).sum())
+    assert np.mean(found) == pytest.approx(pairs, rel=0.1)  # 102 client-class pairs in the published CIFAR-10 one
+
+
 def test_pathological_mixes_its_pairs_of_classes():
     labels = np.repeat(np.arange(10), 100)
     table = label_table(split(Pathological(50, 2), labels), labels, 10)
@@ -253,6 +299,7 @@ def test_another_seed_gives_another_partition(partitioner):
         (lambda: ByAttribute(9), r"--partition.clients` is 9.*even number, such as 10"),
         (lambda: ByAttribute(min_samples=0), r"--partition.min_samples` is 0"),
         (lambda: Pathological(10, 0), r"--partition.classes_per_client` is 0"),
+        (lambda: Pathological(10, 2, min_samples=-1), r"--partition.min_samples` is -1"),
     ],
 )
 def test_options_out_of_range_are_refused_by_name(build, says):
@@ -267,6 +314,7 @@ def test_options_out_of_range_are_refused_by_name(build, says):
         (Shards(10, 4), r"shards_per_client 4` need 40 samples but there are 30; use at most 3"),
         (Pathological(5, 4), r"classes_per_client` is 4 but the data have 3 classes"),
         (Pathological(30, 3), r"class 0 has 10 samples for 30 owners; lower `--partition.clients`"),
+        (Pathological(9, 3, shares="unbalanced", min_samples=6), r"10 samples of a class are too few for 9 owners"),
         (ByAttribute(2, "male"), r"attribute male` is unknown; these data have Male, Young; did you mean Male\?"),
         (ByAttribute(2, "Young"), r"attribute Young` takes 1 values"),
         (ByAttribute(4, "Male"), r"smaller group of Male has 1 samples; ask for at most 2 clients"),

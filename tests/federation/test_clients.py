@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flgen.errors import FlgenError, UsageError
-from flgen.federation.clients import Client, Federation, balance, place
+from flgen.federation.clients import Client, Federation, balance, cohort_size, place
 from flgen.federation.streams import RandomStreams
 
 quick = settings(max_examples=100, deadline=None)
@@ -193,6 +193,29 @@ def test_a_clients_test_data_are_opened_once_by_themselves_and_closed_with_the_o
 def test_a_client_without_test_data_says_so() -> None:
     with pytest.raises(FlgenError, match=r"^client 3 was made without test data$"):
         _ = clients(4)[3].test_data
+
+
+def test_a_clients_validation_data_are_opened_and_closed_with_the_others_and_none_where_it_has_none() -> None:
+    opened: list[Any] = []
+    client = replace(clients(1)[0], open_validation=lambda device: opened.append(device) or "held back", device="meta")
+    assert (client.validation_data, client.validation_data) == ("held back", "held back")
+    client.close_data()
+    assert client.validation_data == "held back"
+    assert opened == ["meta", "meta"]
+    assert clients(1)[0].validation_data is None
+
+
+def test_the_samples_that_clients_are_measured_on_go_by_their_ids() -> None:
+    measured = [replace(client, test_samples=10 + client.id, validation_samples=client.id) for client in clients(3)]
+    assert Federation(measured, RandomStreams(0)).measured_samples == {
+        "test": {0: 10, 1: 11, 2: 12},
+        "val": {0: 0, 1: 1, 2: 2},
+    }
+
+
+@pytest.mark.parametrize(("clients", "share", "size"), [(20, 1.0, 20), (100, 0.5, 50), (50, 0.01, 1), (10, 0.26, 3)])
+def test_a_sampling_ratio_gives_a_rounded_number_of_clients_and_at_least_one(clients, share, size) -> None:
+    assert cohort_size(clients, share) == size
 
 
 def test_a_clients_streams_are_named_by_its_key() -> None:

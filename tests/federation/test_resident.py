@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -262,6 +263,18 @@ def test_every_step_is_told_among_those_before_and_after(make: Make, client: Cli
     assert told == [(5, 9), (6, 9), (7, 9)]
 
 
+def test_a_last_batch_of_one_sample_joins_the_one_before_it_if_wanted(data: Images) -> None:
+    fabric = build_fabric(accelerator="cpu", devices=1, num_nodes=1, precision="32-true", timeout_s=10, callbacks=[])
+    for rows, sizes in [(9, [4, 5]), (10, [4, 4, 2])]:
+        module, told = Net(), []
+        resident = ResidentModel(module, data, fabric, BATCHED, joins_single_samples=True)
+        resident.train(client_of(data, 0, np.arange(rows)), 1, lambda *steps, told=told: told.append(steps))
+        assert [len(x) for x in module.seen] == 2 * sizes
+        assert told == [(step, 2 * len(sizes)) for step in range(1, 2 * len(sizes) + 1)]
+    with pytest.raises(ValueError, match="more than 1 value per channel"):  # PyTorch's own BatchNorm
+        ResidentModel(Net(), data, fabric, BATCHED).train(client_of(data, 0, np.arange(9)), 1, ignore)
+
+
 def test_batches_differ_by_round_client_and_purpose_and_by_nothing_else(
     make: Make, client: Client, data: Images
 ) -> None:
@@ -430,6 +443,43 @@ def test_a_clients_test_is_on_its_own_images_and_named_by_the_point_of_the_round
     assert list(resident.test_client(client, "aggregated")) == ["test/accuracy_aggregated"]
     assert resident.test_split() == {"test/accuracy": pytest.approx(right.double().mean().item())}
     assert resident.test_client(client_of(data, 2, ROWS, tested=0), "trained") == {}
+
+
+def test_samples_held_back_for_validation_are_tested_under_a_name_of_their_own(make: Make, data: Images) -> None:
+    module = Net()
+    resident = make(module=module)
+    held_back = np.array([3, 4, 8])
+    client = replace(client_of(data, 0, ROWS), open_validation=partial(data.client_data, 0, held_back))
+    right = module.eval()(data.standardize(data.train.images)).argmax(1) == data.train.labels
+    results = resident.test_client(client, "trained")
+    assert list(results) == ["test/accuracy_trained", "val/accuracy_trained"]
+    assert results["val/accuracy_trained"] == pytest.approx(right[held_back].double().mean().item())
+    without = resident.test_client(client_of(data, 0, ROWS), "trained")
+    assert without == {"test/accuracy_trained": results["test/accuracy_trained"]}
+    alone = replace(client, open_test=partial(data.client_test_data, np.arange(0)))
+    assert list(resident.test_client(alone, "trained")) == ["val/accuracy_trained"]
+
+
+class OnlyValidates(Net):
+    """Has a `validation_step` and no `test_step`."""
+
+    test_step = LightningModule.test_step
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/accuracy", (self(batch[0]).argmax(1) == batch[1]).float().mean())
+
+
+def test_test_and_validation_samples_keep_apart_where_a_module_has_but_a_validation_step(
+    make: Make, data: Images
+) -> None:
+    resident = make(module=OnlyValidates())
+    client = client_of(data, 0, ROWS)
+    (tested,) = resident.test_client(client, "trained").items()
+    assert tested[0] == "val/accuracy_trained"  # as it calls itself
+    held_back = partial(data.client_data, 0, np.array([3, 4, 8]))
+    results = resident.test_client(replace(client, open_validation=held_back), "trained")
+    assert list(results) == ["test/accuracy_trained", "val/accuracy_trained"]
+    assert results["test/accuracy_trained"] == tested[1]
 
 
 def test_a_test_weighs_its_batches_by_their_samples(

@@ -15,7 +15,7 @@ from flgen.federation.state_store import ClientStateStore
 CPU = torch.device("cpu")
 CLIENTS = 4
 STATE_MB = 4 * (1000 + 500) / 2**20
-BUDGETS = {"device": 2 * CLIENTS * STATE_MB, "host": 0.5 * CLIENTS * STATE_MB, "disk": 0.4 * CLIENTS * STATE_MB}
+BUDGETS = {"device": 2.2 * CLIENTS * STATE_MB, "host": 0.55 * CLIENTS * STATE_MB, "disk": 0.4 * CLIENTS * STATE_MB}
 TIERS = tuple(BUDGETS)
 
 
@@ -50,6 +50,47 @@ def test_the_budget_chooses_the_tier(tier: str, tmp_path: Path) -> None:
     store.stage(0, state(0))
     assert store.tier == tier
     assert len(files(tmp_path)) == (1 if tier == "disk" else 0)
+
+
+def sized(thousands: int) -> dict[str, Tensor]:
+    return {"weights": torch.full((1000 * thousands,), float(thousands))}
+
+
+@pytest.mark.parametrize(
+    ("budget", "tiers"),  # in thousands of float32 numbers; four clients, each state twice
+    [
+        (2 * 10, ["device", "device", "device", "device"]),  # all that is kept in the end, 1 + 2 + 3 + 4 thousand twice
+        (2 * 9, ["device", "device", "device", "host"]),
+        (2 * 5, ["device", "host", "host", "host"]),
+        (2 * 2, ["host", "host", "host", "disk"]),
+        (2 * 1.5, ["host", "host", "disk", "disk"]),
+    ],
+)
+def test_later_states_that_are_larger_move_all_to_a_lower_tier(budget: float, tiers: list[str], tmp_path: Path) -> None:
+    # Networks of different sizes: the first client's may be the smallest.
+    store = ClientStateStore(CPU, 4, budget * 4000 / 2**20, tmp_path / "states")
+    seen = []
+    for client in range(4):
+        store.stage(client, sized(client + 1))
+        seen.append(store.tier)
+        if client == 1:
+            store.commit()
+        assert len(files(tmp_path)) == (client + 1 if store.tier == "disk" else 0)
+    assert seen == tiers
+    store.commit()
+    assert_same(store.state_dict(), {client: sized(client + 1) for client in range(4)})
+    for client in range(4):  # smaller ones bring nothing back
+        store.stage(client, sized(1))
+    assert store.tier == tiers[-1]
+
+
+def test_the_expectation_counts_a_client_once(tmp_path: Path) -> None:
+    store = ClientStateStore(CPU, 2, 8 * 4000 / 2**20, tmp_path / "states")
+    for _ in range(5):
+        store.stage(0, sized(1))
+        store.commit()
+    store.stage(1, sized(3))  # 1 + 3 thousand, twice
+    assert store.tier == "device"
 
 
 def test_every_tier_gives_the_same_bits(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from matplotlib.container import BarContainer
 from flgen.errors import UsageError
 from flgen.figures.banded_curves import Curve
 from flgen.figures.communication_curves import draw_communication
-from flgen.figures.comparison_bars import draw_comparison
+from flgen.figures.comparison_bars import BEST, CHOSEN, FINAL, Bars, draw_comparison
 from flgen.figures.gradient_diversity import draw_gradient_diversity
 from flgen.figures.marked_curves import draw_marked_curves
 
@@ -29,7 +29,10 @@ NO_POINTS = curve("GPT-FL", [])
 
 
 def draw_all(output: Path) -> dict[str, tuple[Path, Path]]:
-    bars = [np.array([0.8, 0.5]), np.array([0.01, np.nan]), np.array([0.9, 0.5]), np.array([0.02, np.nan])]
+    bars = [
+        Bars("final round", np.array([0.8, 0.5]), np.array([0.01, np.nan]), FINAL),
+        Bars("best round", np.array([0.9, 0.5]), np.array([0.02, np.nan]), BEST),
+    ]
     return {
         "diversity": draw_gradient_diversity([SCRATCH, GPTFL], [SCRATCH, GPTFL], output / "diversity"),
         "communication": draw_communication(
@@ -42,7 +45,7 @@ def draw_all(output: Path) -> dict[str, tuple[Path, Path]]:
             [SCRATCH, GPTFL], output / "amount", xlabel="samples", ylabel="test accuracy", from_zero=True
         ),
         "comparison": draw_comparison(
-            ["GPT-FL", "from scratch"], *bars, output / "bars", xlabel="test accuracy", numbers=["80", "50"]
+            ["GPT-FL", "from scratch"], bars, output / "bars", xlabel="test accuracy", numbers=["80", "50"]
         ),
     }
 
@@ -143,14 +146,32 @@ def test_bars_are_final_dark_and_best_light_with_whiskers_over_seeds(tmp_path, f
     assert ends == [pytest.approx([0.79, 0.81]), pytest.approx([0.88, 0.92])]
 
 
+def test_three_readings_of_a_run_stand_around_its_row(tmp_path, figures) -> None:
+    none = np.array([np.nan, np.nan])
+    readings = {"last": [0.8, 0.5], "chosen on validation": [0.7, np.nan], "best on test (flatters)": [0.9, 0.6]}
+    colours = (FINAL, CHOSEN, BEST)
+    bars = [Bars(name, np.array(mean), none, hue) for (name, mean), hue in zip(readings.items(), colours, strict=True)]
+    draw_comparison(["a", "b"], bars, tmp_path / "a", xlabel="", numbers=["80", "50"])
+    drawn = [one for one in figures[0].axes[0].containers if isinstance(one, BarContainer)]
+    assert [[bar.get_width() for bar in one] for one in drawn] == [[0.8, 0.5], [0.7, 0], [0.9, 0.6]]
+    centres = [one[0].get_y() + one[0].get_height() / 2 for one in drawn]
+    assert centres == pytest.approx([-0.68 / 3, 0, 0.68 / 3])
+    (legend,) = figures[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == list(readings)
+
+
 def test_numbers_beside_bars_and_long_names_stay_inside(tmp_path, figures) -> None:
     values = np.array([1.0, 0.99])
     names = ["a name that is so long that it would leave no room for bars", "$x_1$ & _b"]
     numbers = ["100.00 ± 0.46", "99.00 ± 10.46"]
-    draw_comparison(names, values, values / 50, values, values / 50, tmp_path / "a", xlabel="accuracy", numbers=numbers)
+    bars = [
+        Bars(name, values, values / 50, FINAL) for name in ("last", "chosen on validation", "best on test (flatters)")
+    ]
+    draw_comparison(names, bars, tmp_path / "a", xlabel="accuracy", numbers=numbers)
     figures[0].draw_without_rendering()
     axes = figures[0].axes[0]
-    for text in (*axes.texts, *axes.get_yticklabels()):
+    (legend,) = figures[0].legends
+    for text in (*axes.texts, *axes.get_yticklabels(), legend):
         box = text.get_window_extent()
         assert 0 <= box.x0 < box.x1 <= figures[0].bbox.width + 1
     assert axes.get_window_extent().width > 1.2 * figures[0].dpi
@@ -159,7 +180,8 @@ def test_numbers_beside_bars_and_long_names_stay_inside(tmp_path, figures) -> No
 
 def test_what_is_not_a_number_has_no_bar(tmp_path, figures) -> None:
     values, none = np.array([np.nan, 0.5]), np.array([np.nan, np.nan])
-    draw_comparison(["a", "b"], values, none, values, none, tmp_path / "a", xlabel="", numbers=["nan", "50.00"])
+    bars = [Bars("final round", values, none, FINAL), Bars("best round", values, none, BEST)]
+    draw_comparison(["a", "b"], bars, tmp_path / "a", xlabel="", numbers=["nan", "50.00"])
     assert [bar.get_width() for bar in figures[0].axes[0].containers[0]] == [0, 0.5]
 
 

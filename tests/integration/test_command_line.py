@@ -143,33 +143,61 @@ def test_every_stage_of_a_shipped_pipeline_parses(config: str, flgen: Flgen, tmp
         assert shown.returncode == 0, (stage.name, shown.stderr)
 
 
+def laid_over_fedktl(path: Path) -> bool:
+    """Whether an overlay's comment says that it belongs to the experiments of FedKTL."""
+    return "over a fedktl" in " ".join(path.read_text().split("\n# "))
+
+
 @pytest.mark.parametrize("config", SINGLE_RUNS)
 def test_every_shipped_configuration_parses(config: str, flgen: Flgen) -> None:
-    files = [CONFIGS / "dispfl_digits.yaml", CONFIGS / config] if config.startswith("baselines") else [CONFIGS / config]
+    files = [CONFIGS / config]
+    if "/" in config:
+        files.insert(0, CONFIGS / ("fedktl_digits.yaml" if laid_over_fedktl(files[0]) else "dispfl_digits.yaml"))
     shown = flgen("fit", *(part for file in files for part in ("--config", str(file))), "--print_config")
     assert shown.returncode == 0, shown.stderr
     assert "run_dir: runs/" + files[0].stem in shown.stdout
 
 
-def test_every_baseline_starts_on_the_digits_experiment() -> None:
-    """All in one process: what a fit refuses before its first round, it refuses here."""
-    baselines = sorted(str(path) for path in (CONFIGS / "baselines").glob("*.yaml"))
-    program = f"""
+START = """
+import json, sys
 from flgen.commands.sections import federated_sections
 from flgen.experiment.config import build_parser, parse
+from flgen.federation.model_group import as_one_module
 from flgen.job import prepare_job
+from flgen.methods import FedKTL
+from flgen.methods.own_networks import OwnNetworks
 
 sections = federated_sections()
-parser = build_parser(sections, {{}}, "")
-digits = ["--config", {str(CONFIGS / "dispfl_digits.yaml")!r}]
-for configuration in [parse(parser, [*digits, "--config", file], sections) for file in {baselines!r}]:
+parser = build_parser(sections, {}, "")
+files = [[argument for file in run for argument in ("--config", file)] for run in json.load(sys.stdin)]
+for configuration in [parse(parser, arguments, sections) for arguments in files]:
     built = configuration.build()
-    built.data.setup()
-    job = prepare_job(built.method, built.model, built.data, built.partition, 0, 2, built.trainer.clients_per_round)
-    print(type(built.method).__name__, len(job.federation))
+    method, data, trainer = built.method, built.data, built.trainer
+    data.setup()
+    model = method.own_model(as_one_module(built.model))
+    job = prepare_job(
+        method, model, data, built.partition, 0, 2, trainer.clients_per_round, trainer.rounds, split=built.split
+    )
+    if isinstance(method, OwnNetworks) and not isinstance(method, FedKTL):  # whose generator nobody has trained here
+        method.prepare(model, job.data)
+    print(type(method).__name__, len(job.federation))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+
+
+def started(runs: list[list[Path]]) -> list[str]:
+    """Prepare runs of these configurations, all in one process; return the method and the number of clients of each.
+
+    What a fit refuses before its first round, it refuses here.
+    """
+    asked = json.dumps([[str(path) for path in files] for files in runs])
+    done = subprocess.run([sys.executable, "-c", START], input=asked, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_every_baseline_starts_on_the_digits_experiment() -> None:
+    overlays = sorted((CONFIGS / "baselines").glob("*.yaml"))
+    baselines = [[CONFIGS / "dispfl_digits.yaml", path] for path in overlays if not laid_over_fedktl(path)]
     methods = [
         "DisPFL",
         "Ditto",
@@ -191,4 +219,24 @@ for configuration in [parse(parser, [*digits, "--config", file], sections) for f
         "Scaffold",
         "SubFedAvg",
     ]
-    assert done.stdout.splitlines() == [f"{method} 10" for method in methods]
+    assert started(baselines) == [f"{method} 10" for method in methods]
+
+
+def test_every_method_for_different_networks_starts_on_the_digits_experiment_of_fedktl() -> None:
+    baselines, generators = (sorted((CONFIGS / folder).glob("*.yaml")) for folder in ("baselines", "generators"))
+    overlays = [path for path in baselines if laid_over_fedktl(path)]
+    digits = CONFIGS / "fedktl_digits.yaml"
+    runs = [[digits], *([digits, path] for path in [*overlays, *generators])]
+    methods = [
+        "FedKTL",
+        "FedDistill",
+        "FedGenHeads",
+        "FedGH",
+        "FedKD",
+        "FedProto",
+        "FedTGP",
+        "FML",
+        "LGFedAvg",
+        "Local",
+    ]
+    assert started(runs) == [f"{method} 10" for method in [*methods, *["FedKTL"] * len(generators)]]

@@ -300,6 +300,40 @@ def test_law_7_secure_aggregation_returns_the_same_sum(
             assert torch.equal(secure.sum()[name].long(), total.long())
 
 
+def hidden_star() -> Any:
+    from flgen import Star
+    from flgen.privacy import SecureAggregation
+
+    return Star(secure_aggregation=SecureAggregation(fraction_bits=20))
+
+
+# They gather the rows of the classes that a client holds, and under secure aggregation sum tables of all classes.
+TABLE_METHODS = [
+    name
+    for name in METHODS
+    if name not in PEER_METHODS
+    and small_method(name).collection == "gather"
+    and small_method(name, topology=hidden_star()).collection == "sum"
+]
+
+
+@pytest.mark.parametrize("method", TABLE_METHODS)
+def test_law_7_sums_of_tables_are_the_sums_of_the_rows_that_would_be_gathered(
+    method: str, fit_small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flgen import Star
+
+    plain, _ = received_by_the_server(method, Star(), 3, fit_small, tmp_path / "plain", monkeypatch)
+    secure, _ = received_by_the_server(method, hidden_star(), 3, fit_small, tmp_path / "secure", monkeypatch)
+    total = secure.sum()
+    (name,) = total.keys() - {"held"}
+    rows = torch.cat([sent[name] for sent in plain.gather().values()]).double()
+    labels = torch.cat([sent["labels"] for sent in plain.gather().values()]).long()
+    one_hot = torch.nn.functional.one_hot(labels, 10)
+    assert total["held"].long().tolist() == one_hot.sum(dim=0).tolist()
+    assert 0 < float((total[name].double() - one_hot.double().T @ rows).abs().max()) < 5 * 2.0**-20
+
+
 @pytest.mark.parametrize("method", ["FedAvg", "Prism"])
 def test_law_1_holds_under_secure_aggregation(method: str, fit_small: Any, tmp_path: Path) -> None:
     from flgen import Star

@@ -245,7 +245,7 @@ def test_static_shared_masks_are_dpsgd_on_the_fixed_subnetwork() -> None:
         if name in keep:
             parameter.data *= keep[name].view(parameter.shape)
             parameter.register_hook(lambda g, bits=keep[name]: g * bits.view(g.shape))
-    plain.w_0 = plain.resident.vector.clone()
+    plain.residents.first_states[0]["weights"] = plain.resident.weights.clone()
     for t in (1, 2):
         trial.round(t)
         other.round(t)
@@ -313,5 +313,5 @@ def test_check_10_bytes_of_a_published_model_on_the_wire() -> None:
     assert 23_601_284 <= message.numel() <= 23_601_284 + 128
     trial.method.report = lambda client, point: None
     metrics = client.metrics
-    method.resident._add_flops(client, 500 * 5, method.active_of(client))
+    method.resident.add_flops(client, 500 * 5, method.active_of(client))
     assert metrics["flops/client_round"] == pytest.approx(6.63336e12, rel=1e-5)

@@ -11,7 +11,8 @@ from digit_trial import ENOUGH, TWO_EPOCHS, Constant, dense_bytes, digit_trial, 
 
 from flgen import Digits, FedAvg, FedGen, LocalTraining, SmallCNN, Star
 from flgen.errors import UsageError
-from flgen.methods.fedgen import diversity_loss, feature_size, label_shares, regularisation
+from flgen.methods.distillation import feature_size
+from flgen.methods.fedgen import diversity_loss, label_shares, regularisation
 from flgen.privacy.secure_aggregation import SecureAggregation
 
 SMALL: dict[str, Any] = {"hidden": 16, "noise": 8, "generated_batch_size": 8, "generator_steps": 4}
@@ -38,7 +39,7 @@ def test_the_strength_decays_from_the_first_round_and_has_a_floor() -> None:
 
 def test_a_module_without_a_head_or_with_another_feature_size_is_refused() -> None:
     data, model = Digits(), SmallCNN(image_size=8, width=4)
-    assert feature_size(model, data, None) == feature_size(model, data, 16) == 16
+    assert feature_size(model, data, None, "FedGen") == feature_size(model, data, 16, "FedGen") == 16
     with pytest.raises(UsageError, match=r"--method.features is 32, but the head of --model SmallCNN takes 16: give"):
         FedGen(features=32).prepare(model, data)
     with pytest.raises(UsageError, match=r"Constant cannot be trained by FedGen \(it has no features and no head\)"):

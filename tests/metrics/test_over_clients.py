@@ -49,6 +49,23 @@ def test_values_are_added_in_the_order_of_ids_whoever_reports_first() -> None:
     assert forwards["test/accuracy"] == (0.1 + 1e16 + 0.7 - 1e16 + 0.2) / 5
 
 
+def test_samples_of_all_clients_are_pooled() -> None:
+    # fedktl.md, check 9.13: 8 of 10 and 45 of 90 right
+    reported = {0: {"test/accuracy_trained": 0.8, "val/accuracy_trained": 1.0}, 1: {"test/accuracy_trained": 0.5}}
+    summary = over_clients(reported, {"test": {0: 10, 1: 90}, "val": {0: 4, 1: 0}})
+    assert summary["test/accuracy_trained"] == pytest.approx(0.65)
+    assert summary["test/pooled/accuracy_trained"] == pytest.approx(0.53)
+    assert summary["val/pooled/accuracy_trained"] == summary["val/accuracy_trained"] == 1.0
+    assert {name: summary[name] for name in over_clients(reported)} == over_clients(reported)
+
+
+def test_only_means_over_a_clients_own_samples_are_pooled() -> None:
+    samples = {"test": {0: 1, 1: 3}, "val": {0: 0, 1: 0}}
+    names = ["test/accuracy", "test/f1_macro_trained", "train/loss", "val/accuracy_trained", "test/loss_aggregated"]
+    summary = over_clients({client: {name: float(client) for name in names} for client in (0, 1)}, samples)
+    assert {name: value for name, value in summary.items() if "pooled" in name} == {"test/pooled/loss_aggregated": 0.75}
+
+
 def test_one_client_has_no_spread_and_no_client_no_metric() -> None:
     assert over_clients({7: {"test/accuracy": 0.25}}) == {
         "test/accuracy": 0.25,

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from flgen.errors import FlgenError
-from flgen.metrics.over_rounds import best_row, falls, final_and_best, headline
+from flgen.metrics.over_rounds import (
+    best_row,
+    chosen_on_validation,
+    chosen_row,
+    falls,
+    final_and_best,
+    headline,
+    validated_headline,
+)
 
 ROWS = [
     {"round": 1, "test/accuracy": 0.5, "test/loss": 1.5, "train/loss": 3.0},
@@ -41,3 +49,48 @@ def test_rounds_are_judged_by_the_accuracy_of_the_common_model_before_the_client
     assert headline(generated) == "fid/a"
     assert best_row(generated) == generated[1]
     assert best_row([{"round": 1, "train/loss": 1.0}]) is None
+
+
+def validated(point: str, *values: tuple[float, float]) -> list[dict[str, float]]:
+    """Return rows of (validation accuracy, test accuracy) of a model at a point of the round."""
+    return [
+        {
+            "round": t,
+            f"val/pooled/accuracy_{point}": val,
+            f"test/accuracy_{point}": test + 0.01,
+            f"test/pooled/accuracy_{point}": test,
+            f"test/loss_{point}": 1 - test,
+        }
+        for t, (val, test) in enumerate(values, start=1)
+    ]
+
+
+def test_validation_samples_choose_the_first_of_the_best_rounds() -> None:
+    rows = validated("trained", (0.5, 0.6), (0.7, 0.55), (0.7, 0.8), (0.6, 0.9))
+    by = "val/pooled/accuracy_trained"
+    assert chosen_on_validation(rows, "test/pooled/accuracy_trained") == (0.55, 2, by)
+    # Accuracy decides, whatever is read.
+    assert chosen_on_validation(rows, "test/loss_trained") == (pytest.approx(0.45), 2, by)
+    assert chosen_row(rows) == rows[1]
+    assert validated_headline(rows) == "test/pooled/accuracy_trained"
+
+
+def test_a_round_without_validation_cannot_be_chosen() -> None:
+    rows = [{"round": 1, "test/pooled/accuracy_trained": 0.9}, {"round": 2, "train/loss": 1.0}]
+    rows += [{**row, "round": row["round"] + 2} for row in validated("trained", (0.1, 0.2))]
+    assert chosen_on_validation(rows, "test/pooled/accuracy_trained") == (0.2, 3, "val/pooled/accuracy_trained")
+    assert chosen_on_validation(ROWS, "test/accuracy") is None
+    assert chosen_row(ROWS) is None
+    assert validated_headline(ROWS) is None
+
+
+def test_every_model_is_chosen_by_its_own_validation_accuracy() -> None:
+    own, common = validated("trained", (0.9, 0.1), (0.1, 0.2)), validated("aggregated", (0.1, 0.3), (0.9, 0.4))
+    rows = [{**a, **b, "test/accuracy": 0.5 + a["round"]} for a, b in zip(own, common, strict=True)]
+    assert chosen_on_validation(rows, "test/accuracy_trained") == (0.11, 1, "val/pooled/accuracy_trained")
+    assert chosen_on_validation(rows, "test/pooled/accuracy_aggregated") == (0.4, 2, "val/pooled/accuracy_aggregated")
+    assert chosen_on_validation(rows, "test/accuracy") == (2.5, 2, "val/pooled/accuracy_aggregated")  # the common model
+    assert chosen_row(rows) == rows[1]  # by test/accuracy, the headline
+    assert validated_headline(rows) == "test/pooled/accuracy_trained"
+    assert chosen_on_validation([{**row, "test/accuracy": 0.5} for row in own], "test/accuracy") is None
+    assert validated_headline(common) == "test/pooled/accuracy_aggregated"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from flgen import SmallCNN
-from flgen.models.feature_generator import FeatureGenerator, Head
+from flgen.models.feature_generator import FeatureGenerator, FlatHead, Head
 
 
 def test_its_size_is_that_of_two_linear_layers_and_batch_norm() -> None:
@@ -43,3 +43,20 @@ def test_a_head_is_called_with_the_weights_of_any_client() -> None:
     theirs = {f"classifier.{name}": parameter for name, parameter in other.named_parameters()}
     assert torch.equal(torch.func.functional_call(head, theirs, (z,)), other.head(z))
     assert torch.equal(head(z), model.head(z))
+
+
+def test_a_flat_head_is_a_function_of_the_vector_of_its_parameters() -> None:
+    model, other = (SmallCNN(image_size=8, width=4) for _ in range(2))
+    names = [name for name, _ in model.named_parameters()][-2:]
+    h, z = FlatHead(model, names), torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+    before = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    w = torch.cat([parameter.detach().flatten() for parameter in list(other.parameters())[-2:]]).requires_grad_()
+    logits = h(w, z)
+    assert torch.equal(logits, other.head(z))
+    logits.sum().backward()
+    assert w.grad is not None
+    assert torch.allclose(w.grad, torch.cat([z.sum(dim=0).repeat(10), torch.full((10,), 3.0)]), atol=1e-5)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]), before)
+    doubled = h(w.detach().double(), z.double())  # in the precision of what it is given
+    assert doubled.dtype == torch.float64

@@ -14,8 +14,10 @@ KINDS = {
     "amount": "accuracy against the amount of synthetic data, before and after federated training",
     "communication": "accuracy over the bytes exchanged, and the bytes until a target is reached",
     "comparison": "the final and the best accuracy of some runs, as bars and as a table",
+    "costs": "what a round sends up and down, beside the method's formula, as bars and as a table",
     "diversity": "gradient diversity over the rounds of some runs",
     "masks": "label similarity beside mask distance of the clients of one run",
+    "pairs": "the pictures that the clients of one run were sent of each class, over rounds",
     "participants": "accuracy after the last round against the clients per round",
     "topology": "the graphs that a configuration draws in its first rounds",
 }

@@ -19,6 +19,7 @@ from flgen.commands.plot.runs import (
 from flgen.errors import FlgenError, UsageError
 from flgen.experiment.records import read_partition
 from flgen.experiment.runs import RunFolder
+from flgen.federation.clients import cohort_size
 from flgen.figures.marked_curves import draw_marked_curves
 from flgen.figures.paper import figure_files
 from flgen.metrics.over_seeds import Spread, over_seeds
@@ -111,4 +112,7 @@ def _cohort(run: Path) -> int:
     if not isinstance(trainer, dict) or "clients_per_round" not in trainer:
         raise FlgenError(f"{folder.config} has no trainer.clients_per_round: choose a run of `flgen fit`")
     size: int | None = trainer["clients_per_round"]
-    return len(read_partition(folder.partition)[1]) if size is None else size
+    if size is not None:
+        return size
+    clients, share = len(read_partition(folder.partition)[1]), trainer.get("participation")
+    return clients if share is None else cohort_size(clients, share)

@@ -13,7 +13,7 @@ from flgen.errors import FlgenError, UsageError
 from flgen.experiment.records import read_metrics
 from flgen.experiment.runs import RunFolder
 from flgen.figures.banded_curves import Curve
-from flgen.metrics.over_rounds import FinalAndBest, final_and_best
+from flgen.metrics.over_rounds import Chosen, FinalAndBest, chosen_on_validation, final_and_best
 from flgen.metrics.over_seeds import Spread, over_seeds
 
 SEEDS = "seed-*"
@@ -164,6 +164,13 @@ def outcomes(experiment: Experiment, metric: str) -> list[FinalAndBest]:
             "--ckpt_path last, or leave it out"
         )
     return found
+
+
+def chosen_outcomes(experiment: Experiment, metric: str) -> list[Chosen] | None:
+    """Return a metric at the round that validation samples choose, one per seed; None if a seed has no such samples."""
+    found = [chosen_on_validation(read_metrics(run / "metrics.csv"), metric) for run in experiment.runs]
+    chosen = [one for one in found if one is not None]
+    return chosen if len(chosen) == len(found) else None
 
 
 def curve(label: str, points: Sequence[Point]) -> Curve:

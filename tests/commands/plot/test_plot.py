@@ -322,7 +322,7 @@ def test_a_mistake_about_topologies_is_one_line(here, refusal, arguments, patter
 
 
 def test_a_topology_needs_a_configuration(here, refusal) -> None:
-    assert refusal("topology", status=2).startswith("missing: --method, --model; give it here or in a --config")
+    assert refusal("topology", status=2).startswith("missing: --model, --method; give it here or in a --config")
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_a_topology_needs_a_configuration(here, refusal) -> None:
         (
             "xyz",
             "flgen plot xyz: there is no such figure; there are accuracy, amount, communication, comparison, "
-            "diversity, masks, participants, topology",
+            "costs, diversity, masks, pairs, participants, topology",
         ),
     ],
 )

@@ -41,6 +41,27 @@ def test_federated_isolated_and_server_training_side_by_side(here, capfd, fit_ru
         assert f">{text}</text>" in svg
 
 
+def test_a_round_chosen_on_validation_stands_between_the_last_and_the_best(here, capfd, fit_run) -> None:
+    metric = "test/pooled/accuracy_trained"
+    for seed, chosen in enumerate((0.50, 0.52)):
+        columns = {"val/pooled/accuracy_trained": [0.1, 0.9, 0.3], metric: [0.6, chosen, 0.4]}
+        fit_run(Path(f"a/seed-{seed}"), columns)
+    fit_run(Path("b"), {metric: [0.2, 0.3]})
+    assert main(["plot", "comparison", "a", "b", "--metric", metric]) == 0
+    table = capfd.readouterr().out.splitlines()[:4]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    assert cells[0][1:] == ["last", "chosen on validation", "best on test (flatters)", "seeds", "last round"]
+    assert cells[2] == ["a", "40.00 ± 0.00", "51.00 ± 1.41", "60.00 ± 0.00", "2", "3"]
+    assert cells[3] == ["b", "30.00", "none", "30.00", "1", "2"]
+    a, b = read_csv("comparison.csv")
+    assert float(a["validated_mean"]) == pytest.approx(0.51)
+    assert float(a["validated_std"]) == pytest.approx(0.02 / math.sqrt(2))
+    assert math.isnan(float(b["validated_mean"]))
+    svg = Path("comparison.svg").read_text()
+    for text in ("last", "chosen on validation", "best on test (flatters)"):
+        assert f">{text}</text>" in svg
+
+
 def test_another_metric_is_best_where_it_is_smallest(here, fit_run) -> None:
     fit_run(Path("a"), {"test/loss": [2.0, 1.0, 1.5]})
     assert main(["plot", "comparison", "a", "--metric", "test/loss", "--output", "out/loss.png"]) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from figure_tables import read_csv
 
 from flgen.cli import main
@@ -30,6 +31,15 @@ def test_a_curve_per_method_by_ascending_cohorts(here, capfd, fit_run) -> None:
     svg = Path("participants.svg").read_text()
     for text in ("FedAvg", "FedAvg, pre-trained", "FedProx", "clients per round", "test accuracy"):
         assert f">{text}</text>" in svg
+
+
+def test_a_sampling_ratio_is_a_number_of_clients(here, fit_run) -> None:
+    run = fit_run(Path("a"), [0.5], clients=9)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["trainer"]["participation"] = 0.3
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["plot", "participants", "a"]) == 0
+    assert points("participants.csv") == [("FedAvg", 3, 0.5)]
 
 
 def test_seeds_are_one_point_and_labels_join_runs(here, fit_run) -> None:

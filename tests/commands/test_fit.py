@@ -1,0 +1,28 @@
+"""`flgen fit`: what it says at its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from flgen.experiment.records import read_metrics
+from flgen.experiment.summary import describe_readings
+
+QUICK = ["--method=FedAvg", "--model=SmallCNN", "--model.width=4", "--partition.clients=4", "--evaluation.every=1"]
+QUICK += ["--trainer.rounds=3", "--trainer.accelerator=cpu", "--trainer.threads_per_rank=1", "--run_dir=runs/x"]
+
+
+def test_a_run_whose_clients_hold_samples_back_ends_with_its_three_readings(flgen: Any, tmp_path: Path) -> None:
+    done = flgen("fit", *QUICK, "--split.test=own", "--split.validation_fraction=0.2", "--trainer.participation=0.5")
+    assert done.returncode == 0, done.stderr
+    rows = read_metrics(tmp_path / "runs" / "x" / "metrics.csv")
+    line = describe_readings(rows)
+    assert done.stdout == f"{line}\nrun folder: runs/x\n"
+    assert line is not None
+    assert line.startswith(f"test/pooled/accuracy_aggregated: last {100 * rows[-1]['test/accuracy']:.2f} (round 3), ")
+
+
+def test_other_runs_end_without(flgen: Any) -> None:
+    done = flgen("fit", *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "run folder: runs/x\n"
