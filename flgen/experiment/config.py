@@ -147,6 +147,9 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], sections: Sequence[S
     Raises:
         UsageError: An unknown key, a wrong type or value; the message names it and the nearest valid name.
     """
+    for section in sections:
+        if section.several:
+            _check_list(section.name, arguments)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             values = parser.parse_args(list(arguments))
@@ -161,6 +164,34 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], sections: Sequence[S
             _check_options(f"{where}.{name}", chosen.init_args.get(name))
     fill_presets(values)
     return Configuration(values, parser)
+
+
+def _check_list(name: str, arguments: Sequence[str]) -> None:
+    """Refuse an option of one of several classes in a list: the parser would give it to the last of them."""
+    is_list = False
+    for argument, following in pairwise([*arguments, ""]):
+        option, equals, value = argument.partition("=")
+        value = value if equals else following
+        if option == "--config":
+            is_list = isinstance(_section_of(Path(value), name), list) or (
+                is_list and _section_of(Path(value), name) is None
+            )
+        elif option in (f"--{name}", f"--{name}+"):  # + adds one, whose options may follow
+            is_list = option == f"--{name}" and value.startswith("[")
+        elif is_list and option.startswith(f"--{name}.") and not option.endswith(".help"):
+            raise UsageError(
+                f"{option}: --{name} is a list, whose members have options of their own: give it in the init_args of "
+                "each, or replace the list (a ModelGroup has the options models and assignment)"
+            )
+
+
+def _section_of(path: Path, name: str) -> Any:
+    """Return what a file says of a section, None if it says nothing or cannot be read: the parser says why."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    return content.get(name) if isinstance(content, dict) else None
 
 
 def _check_options(where: str, given: Any) -> None:

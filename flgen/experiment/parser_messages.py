@@ -62,15 +62,17 @@ def explain(message: str, parser: ArgumentParser, sections: Sequence[Section]) -
             return f"--{where}.{option}: {_lacks(owner[-1], option)}"
         return f"--{option}: there is no such option{_nearest(option, _keys(parser))}"
     values = re.findall(r"(?:Given value|Got value): (.+)", reasons)
-    if unknown_classes := list(_UNKNOWN_CLASS.finditer(reasons)):
-        named = (name for found in unknown_classes for name in found.groups() if name)
-        given = next(named, values[0] if values else "")
+    unknown_classes = list(_UNKNOWN_CLASS.finditer(reasons))
+    broken = re.search(r"given class_path '([^']+)':\s*(.+)", reasons)
+    named = [name for found in unknown_classes for name in found.groups() if name]
+    if named or (unknown_classes and not broken):  # in a list, a module that is not there is no class path either
+        given = next(iter(named), values[0] if values else "")
         bases = _subtypes(message)
         if bases and is_dataclass(locate(bases[-1])):
             return no_option(where, given)
         names = _class_names(message, where, sections)
         return f"--{where} {given}: there is no such class{_nearest(short_name(given), names)}"
-    if broken := re.search(r"given class_path '([^']+)':\s*(.+)", reasons):
+    if broken:
         return f"--{where} {broken.group(1)}: {one_line(broken.group(2))}"
     kinds = re.findall(r"Expected an? (.+?)(?:\. Got value.*)?$", reasons.partition("Given value:")[0], re.MULTILINE)
     kinds = [_kind(kind) for kind in kinds if "NoneType" not in kind]

@@ -78,10 +78,12 @@ def draw_comparison(
         means = np.nan_to_num(np.array([reading.mean for reading in readings]), posinf=0.0, neginf=0.0)
         spreads = np.nan_to_num(np.array([reading.std for reading in readings]))
         ends = means.max(axis=0) + spreads.max(axis=0)
-        for row, (number, end) in enumerate(zip(numbers, ends, strict=True)):
+        # Beside the bar that it belongs to, the first of each group.
+        first = -(len(readings) - 1) / 2 * thickness
+        for row, (number, end) in enumerate(zip(numbers, means[0] + spreads[0], strict=True)):
             axes.annotate(
                 number,
-                (max(float(end), 0.0), row),
+                (max(float(end), 0.0), row + first),
                 xytext=(3, 0),
                 textcoords="offset points",
                 va="center",

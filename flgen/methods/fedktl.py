@@ -14,6 +14,7 @@ prediction: argmax_c cos( h_k(f_k(x)), v_c )
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Literal
 
@@ -116,6 +117,8 @@ class FedKTL(OwnNetworks):
                 "--method.generator PrismGenerator --method.generator.checkpoint runs/x/checkpoints/last"
             )
         option_ranges.at_least("method", 0, mu=mu, margin=margin)
+        if margin >= math.pi / 2:
+            raise UsageError(f"--method.margin is {margin}: give an angle below pi / 2, in radians")
         option_ranges.above_0("method", scale=scale)
         if fidelity == "reference" and alignment.centroids == "batch":
             raise UsageError(

@@ -89,6 +89,7 @@ def quiet() -> Iterator[None]:
     """Keep to themselves what libraries announce about their own future versions."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", message=".*is deprecated and ignored")
         yield
 
 

@@ -106,3 +106,31 @@ def test_a_network_of_a_list_that_takes_another_kind_of_data_is_refused() -> Non
 def test_an_empty_list_is_one_line() -> None:
     with pytest.raises(UsageError, match=r"^--model is an empty group: give it at least one network$"):
         as_one_module(parsed([]).build().model)
+
+
+def test_an_option_of_one_network_is_not_given_to_the_last_of_a_list(tmp_path: Path) -> None:
+    (tmp_path / "mixed.yaml").write_text(yaml.safe_dump({"method": "LGFedAvg", "model": [CNN, MLP]}))
+    (tmp_path / "rounds.yaml").write_text(yaml.safe_dump({"trainer": {"rounds": 3}}))
+    files = ["--config", str(tmp_path / "mixed.yaml"), f"--config={tmp_path / 'rounds.yaml'}"]
+    for option in (["--model.learning_rate", "0.5"], ["--model.assignment=blocks"]):
+        with pytest.raises(UsageError, match=rf"^{option[0].split('=')[0]}: --model is a list, whose members have"):
+            parse_command("fit", "", [*files, *option], federated_sections())
+    with pytest.raises(UsageError, match=r"^--model\.width: --model is a list"):
+        parsed([CNN, MLP], "--model.width", "4")
+
+    def model_of(*more: str) -> Any:
+        return parse_command("fit", "", [*files, *more], federated_sections()).values.model
+
+    assert model_of("--model", "SmallCNN", "--model.width", "6").init_args.width == 6
+    assert [
+        one.init_args.learning_rate for one in model_of("--model+", "SmallMLP", "--model.learning_rate", "0.5")
+    ] == [
+        0.1,
+        0.05,
+        0.5,
+    ]
+
+
+def test_a_class_of_ones_own_that_is_not_there_is_named_and_not_the_whole_list() -> None:
+    with pytest.raises(UsageError, match=r"^--model not_there\.Mine: No module named 'not_there'$"):
+        parsed([CNN, {"class_path": "not_there.Mine"}])

@@ -59,7 +59,9 @@ def test_law_1_ranks_and_transports_do_not_change_a_bit(method: str, fit_small: 
     fit_small(tmp_path / "one", method=method)
     ways = [(2, "reduce"), (4, "reduce")]
     if method not in PEER_METHODS:
-        ways += [(1, "messages"), (4, "messages")]
+        ways.append((4, "messages"))
+        if small_method(method).collection != "gather":  # else every upload is a message in any case
+            ways.append((1, "messages"))
     for ranks, transport in ways:
         other = tmp_path / f"{ranks}-{transport}"
         fit_small(other, method=method, devices=ranks, transport=transport)

@@ -413,6 +413,8 @@ def test_what_does_not_fit_is_refused_in_one_line() -> None:
         FedKTL()
     with pytest.raises(UsageError, match=r"--method\.mu is -1"):
         FedKTL(generator=RandomProjection(), mu=-1)
+    with pytest.raises(UsageError, match=r"--method\.margin is 4: give an angle below pi / 2"):
+        FedKTL(generator=RandomProjection(), margin=4)
     with pytest.raises(UsageError, match=r"--method\.scale is 0"):
         FedKTL(generator=RandomProjection(), scale=0)
     with pytest.raises(UsageError, match=r"--method\.alignment\.centroids batch learns no table, but --method\.fid"):
