@@ -371,6 +371,21 @@ def test_the_table_of_stages_is_that_of_the_pipeline() -> None:
     assert documented == {command: output.artefact for command, output in OUTPUTS.items()}
 
 
+def test_the_program_for_tickets_draws_what_flgen_draws(reader: Reader) -> None:
+    import numpy as np
+    import torch
+
+    from flgen import PrismGenerator
+
+    reader.read("docs/methods/prism.md")
+    generator = PrismGenerator(ticket=str(reader.folder / "digits.flgen"))
+    generator.load("cpu")
+    drawn = generator.synthesize(torch.randn(64, 8, generator=torch.Generator().manual_seed(0)))
+    np.testing.assert_allclose(np.load(reader.folder / "digits.npy"), drawn.numpy(), atol=1e-5)
+    programs = [block.text for block in blocks_of("docs/methods/prism.md") if block.language == "python"]
+    assert [len(program.splitlines()) <= 60 for program in programs] == [True]
+
+
 def test_the_table_of_prism_has_every_option() -> None:
     from flgen.methods import Prism
 

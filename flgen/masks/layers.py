@@ -166,13 +166,15 @@ class MaskedLayer(nn.Module):
     def reset_weights(self, kind: WeightInit, generator: torch.Generator) -> None:
         """Draw the frozen values from a CPU generator; a bias gets the magnitude of the layer's weights."""
         for _, frozen, _ in self.parts():
-            frozen.copy_(frozen_values(frozen.shape, self.fan, kind, generator))
+            if not frozen.is_meta:  # a network that is only to be measured may be too large to draw
+                frozen.copy_(frozen_values(frozen.shape, self.fan, kind, generator))
 
     @torch.no_grad()
     def reset_scores(self, kind: ScoreInit, generator: torch.Generator) -> None:
         """Draw the scores, in place."""
         for _, _, scores in self.parts():
-            scores.copy_(score_values(scores.shape, self.fan, kind, generator))
+            if not scores.is_meta:
+                scores.copy_(score_values(scores.shape, self.fan, kind, generator))
 
     def effective(self) -> tuple[Tensor, Tensor | None]:
         """Return the masked weight and the masked bias, if there is one, for one forward pass.

@@ -285,12 +285,8 @@ class Prism(ServerMethod):
         else:
             self.generator.train()
         z = streams.torch("evaluation noise", device=device)
-        with torch.no_grad(), self.fabric.autocast():
-            # Whole batches only: a small last one would be normalised by few images.
-            batches = [
-                self.generator(self.generator.noise(EVALUATION_BATCH, z)) for _ in range(0, count, EVALUATION_BATCH)
-            ]
-        return images.to_bytes(torch.cat(batches)[:count].float())
+        with self.fabric.autocast():
+            return draw_images(self.generator, count, z)
 
     def state_dict(self) -> dict[str, Any]:
         """s_{t+1} and lambda_t."""
@@ -306,6 +302,23 @@ class Prism(ServerMethod):
         self.s_t = state["scores"].to(self.s_t)
         self.lambda_t = state["lambda"]
         self.scores.load(self.s_t)
+
+
+def draw_images(generator: Any, count: int, z: torch.Generator) -> Tensor:
+    """Draw images with a generator that has its masks, in batches of 128 as they are evaluated (section 1.7).
+
+    Args:
+        generator: A generator with masks.
+        count: How many.
+        z: Draws the noise.
+
+    Returns:
+        uint8 tensor (count, channels, height, width).
+    """
+    with torch.no_grad():
+        # Whole batches only: a small last one would be normalised by few images.
+        batches = [generator(generator.noise(EVALUATION_BATCH, z)) for _ in range(0, count, EVALUATION_BATCH)]
+    return images.to_bytes(torch.cat(batches)[:count].float())
 
 
 def aggregate_masks(counts: Tensor, K: int, eps_m: float) -> Tensor:

@@ -1,0 +1,82 @@
+"""`flgen export`, and `flgen sample --ticket`."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import small_prism
+
+from flgen.masks.ticket import read_ticket
+
+Flgen = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def last(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The checkpoint of a small run."""
+    folder = tmp_path_factory.mktemp("runs") / "prism"
+    small_prism.prism_run(folder)
+    return str(folder / "checkpoints" / "last")
+
+
+@pytest.mark.parametrize("masks", ["sampled_once", "threshold"])
+def test_a_ticket_draws_the_picture_that_its_checkpoint_draws(
+    last: str, masks: str, flgen: Flgen, tmp_path: Path
+) -> None:
+    made = flgen("export", "--ckpt_path", last, "--format", "ticket", "--masks", masks, "--output", "out/x.flgen")
+    assert made.returncode == 0, made.stderr
+    file = tmp_path / "out" / "x.flgen"
+    ticket, size = read_ticket(file), file.stat().st_size
+    kept, weights = ticket.surviving, len(ticket.mask)
+    assert made.stdout.splitlines() == [
+        f"surviving weights: {kept:,} of {weights:,} ({kept / weights:.1%})",
+        f"dense equivalent: {4 * weights:,} bytes, {4 * weights / size:.1f} times the ticket",
+        f"ticket: out/x.flgen, {size:,} bytes, sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}",
+    ]
+
+    for source in (("--ckpt_path", last), ("--ticket", "out/x.flgen")):
+        drawn = flgen("sample", *source, "--num", "130", "--kind", masks, "--output", f"{source[0][2:]}.png")
+        assert drawn.returncode == 0, drawn.stderr
+    assert (tmp_path / "ticket.png").read_bytes() == (tmp_path / "ckpt_path.png").read_bytes()
+
+    other = flgen("sample", "--ticket=out/x.flgen", "--num=130", "--seed_everything=8", "--output=other.png")
+    assert other.stdout == f"130 images ({masks}): other.png\n"
+    assert (tmp_path / "other.png").read_bytes() != (tmp_path / "ticket.png").read_bytes()
+
+
+def test_mistakes_are_one_line(last: str, flgen: Flgen, tmp_path: Path) -> None:
+    (tmp_path / "torn.flgen").write_bytes(b"FLTICKET" + bytes(64))
+    made = flgen("export", "--ckpt_path", last, "--output", "x.flgen")
+    assert made.returncode == 0, made.stderr
+    for arguments, status, message in (
+        (["export"], 2, "--ckpt_path is missing: name a checkpoint, such as runs/x/checkpoints/last"),
+        (
+            ["export", f"--ckpt_path={last}", "--output=x.flgen"],
+            2,
+            "--output x.flgen exists already: give another name, or remove it",
+        ),
+        (
+            ["export", "--ckpt_path=none/checkpoints/last"],
+            1,
+            "--ckpt_path none/checkpoints/last: there is none; give one like runs/x/checkpoints/last",
+        ),
+        (
+            ["sample", f"--ckpt_path={last}", "--ticket", "x.flgen"],
+            2,
+            "--ckpt_path and --ticket are both given: draw from one of them",
+        ),
+        (["sample", "--ticket=none.flgen"], 1, "--ticket none.flgen: there is no such file; `flgen export` writes one"),
+        (
+            ["sample", "--ticket=torn.flgen"],
+            1,
+            "--ticket: ticket torn.flgen cannot be used: it has version 0, this flgen reads version 1: export it again",
+        ),
+        (["sample", "--ticket=x.flgen", "--num=0"], 2, "--num is 0: give 1 or more"),
+        (["sample", "--ticket=x.flgen", "--kind=threshold"], 2, "--kind threshold: this ticket draws sampled_once"),
+    ):
+        done = flgen(*arguments)
+        assert (done.returncode, done.stderr) == (status, f"flgen: error: {message}\n"), arguments
