@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Literal
 
 from torch import Tensor
@@ -86,10 +86,7 @@ class Residents:
         """Return the resident module of a client's architecture with the weights of the client's state."""
         resident = self.of(client)
         resident.weights.copy_(client.state["weights"])
-        if "buffers" in client.state:
-            resident.buffers.copy_(client.state["buffers"])
-        if "counters" in client.state:
-            resident.counters.copy_(client.state["counters"])
+        load_buffers(resident, client.state)
         return resident
 
     def state(self, client: Client) -> dict[str, Tensor]:
@@ -112,6 +109,14 @@ class Residents:
     def parameters_of(self, client: Client) -> int:
         """Return the number of parameters of a client's network, without making it resident."""
         return sum(p.numel() for p in self.networks[self.architecture_of(client)].parameters())
+
+
+def load_buffers(resident: ResidentModel, state: Mapping[str, Tensor]) -> None:
+    """Let a resident module go on with the buffers of a state, if it has any."""
+    if "buffers" in state:
+        resident.buffers.copy_(state["buffers"])
+    if "counters" in state:
+        resident.counters.copy_(state["counters"])
 
 
 def state_of(resident: ResidentModel) -> dict[str, Tensor]:

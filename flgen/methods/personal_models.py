@@ -76,10 +76,7 @@ class PersonalModels(PeerMethod):
 
     def load_buffers(self, state: dict[str, Tensor]) -> None:
         """Let the resident module go on with a client's buffers."""
-        if "buffers" in state:
-            self.resident.buffers.copy_(state["buffers"])
-        if "counters" in state:
-            self.resident.counters.copy_(state["counters"])
+        residents.load_buffers(self.resident, state)
 
     def report(self, client: Client, point: Literal["aggregated", "trained"]) -> None:
         """Test the client's resident module on the client's own test data, if this round is evaluated."""
