@@ -91,7 +91,7 @@ class FedKTL(OwnNetworks):
 
     incidental: ClassVar[frozenset[str]] = frozenset(
         f"generator.init_args.{option}"
-        for option in ("batch_size", "pickle", "code", "trust", "checkpoint", "local_files_only", "licence")
+        for option in ("batch_size", "pickle", "code", "trust", "checkpoint", "ticket", "local_files_only", "licence")
     )
 
     def __init__(

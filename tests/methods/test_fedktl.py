@@ -29,6 +29,7 @@ from flgen.data import ImageData
 from flgen.data.image_data import ImageLayout
 from flgen.data.image_set import ImageSet
 from flgen.errors import UsageError
+from flgen.job import OPTIONS
 from flgen.methods import class_vectors
 from flgen.methods.latent_alignment import AlignmentTraining
 from flgen.models.simplex_etf import unit_length
@@ -240,6 +241,15 @@ def test_a_run_goes_on_with_the_generator_that_it_began_with_alone() -> None:
     other = trial(FedKTL(generator=Weighty(seed=1), alignment=QUICK)).method
     with pytest.raises(UsageError, match=r"--method\.generator is another one than that of the checkpoint"):
         other.load_state_dict(kept)
+
+
+def test_a_run_may_go_on_with_smaller_batches_of_the_generator_but_not_with_another_mu() -> None:
+    def options(method: FedKTL) -> Any:
+        return trial(method).job.identity[OPTIONS]
+
+    begun = options(FedKTL(generator=RandomProjection(batch_size=64), alignment=QUICK))
+    assert options(FedKTL(generator=RandomProjection(batch_size=2), alignment=QUICK)) == begun
+    assert options(FedKTL(generator=RandomProjection(batch_size=64), mu=1, alignment=QUICK)) != begun
 
 
 def test_prototypes_are_means_of_unit_vectors_made_unit_again() -> None:
