@@ -25,6 +25,7 @@ COMMANDS = {
     "prompts": "write prompts for labels, from templates or by a language model",
     "generator": "train a small text-to-image pipeline, to stand in for a pre-trained one",
     "synthesize": "generate labelled samples from prompts",
+    "privacy": "say how much noise a privacy budget takes",
     "plot": "draw figures of runs, or the graphs of a configuration",
 }
 """What each command does; `flgen/commands/` has a file of the same name for each."""

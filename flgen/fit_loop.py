@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
     from flgen.trainer import FederatedTrainer
+
+
+log = logging.getLogger("flgen")
 
 
 class FitResult(NamedTuple):
@@ -124,7 +128,7 @@ class FitLoop:
             states = job.resume.client_states()
             self.store.load_state_dict({client: state for client, state in states.items() if client in hosted})
             server = job.resume.server_state()
-            if self.is_server or isinstance(job.method, PeerMethod):  # between peers every rank keeps what is common
+            if self.is_server or job.method.state_on_every_rank:
                 job.method.load_state_dict(server["method"])
             if self.is_server:
                 self.metrics = server["metrics"]
@@ -154,6 +158,11 @@ class FitLoop:
     def _run_rounds(self) -> FitResult:
         last = self.job.first_round - 1
         for t in range(self.job.first_round, self.trainer.rounds + 1):
+            if why := self.job.method.exhausted(t):
+                if self.is_server:
+                    log.warning("the run ends after round %d of %d: %s", last, self.trainer.rounds, why)
+                    self.events.write("budget", round=last, why=why)
+                break
             self._call("on_round_start", round=t)
             outcome = self._run_round(t)
             if outcome.stop:
@@ -170,11 +179,15 @@ class FitLoop:
             self.events.write("end", round=last)
         return FitResult(self.folder.path, last, self.metrics)
 
+    def _last_round(self, t: int) -> int:
+        """Return the last round, as far as it is known in round t: the method may have to stop after this one."""
+        return t if self.job.method.exhausted(t + 1) else self.trainer.rounds
+
     def _run_round(self, t: int) -> RoundOutcome:
         job, evaluation = self.job, self.job.evaluation
         about: dict[str, Any] = {"stop": self.stop, "policy": self.policy, "call": self._call}
         if isinstance(job.method, PeerMethod):
-            about["evaluated"] = tests_clients(job) and evaluation.due(t, self.trainer.rounds)
+            about["evaluated"] = tests_clients(job) and evaluation.due(t, self._last_round(t))
             about["opened_mb"] = self.trainer.client_state_mb
             return run_peer_round(job.method, job.federation, self.store, t, **about)
         assert isinstance(job.method, ServerMethod)
@@ -186,7 +199,7 @@ class FitLoop:
         clients = dict(outcome.clients)
         if self.is_server:
             row.update(self.job.method.round_metrics(t))
-        if self.job.evaluation.due(t, self.trainer.rounds):
+        if self.job.evaluation.due(t, self._last_round(t)):
             self._call("on_evaluation_start", round=t)
             started = time.perf_counter()
             measured, images = measure(self.job, self.fabric, t, self.channel)

@@ -114,13 +114,12 @@ class Job:
             UsageError: It belongs to another run, or to one whose method had other options.
         """
         self.resume_from(checkpoint)
-        theirs, ours = checkpoint.identity.get(OPTIONS, {}), self.identity[OPTIONS]
-        for name in ours:
-            if name in theirs and theirs[name] != ours[name]:
-                raise UsageError(
-                    f"--method.{name} is {ours[name]}, but checkpoint {checkpoint.path} was trained with "
-                    f"{theirs[name]}: leave it as it was, or start anew without --ckpt_path"
-                )
+        for name, ours, theirs in _changed_options(self.identity[OPTIONS], checkpoint.identity.get(OPTIONS, {})):
+            typed = name.removesuffix(".class_path").replace(".init_args.", ".")
+            raise UsageError(
+                f"--method.{typed} is {ours}, but checkpoint {checkpoint.path} was trained with {theirs}: leave it as "
+                "it was, or start anew without --ckpt_path"
+            )
 
     def set_up_method(self, fabric: Fabric) -> None:
         """Move the module to this rank's device and make the method's state."""
@@ -203,6 +202,29 @@ def prepare_job(
         model.check_clients(len(federation))
     method.check(federation)
     return Job(method, model, data, streams, federation, identity, label_table)
+
+
+def _changed_options(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the options that both runs have and give other values, and both values.
+
+    An option of one name may hold other options in one run and stand for itself, mostly as null, in the other. What
+    only one of them has at all is of another version of the program.
+    """
+    for name, value in ours.items():
+        if name in theirs:
+            if theirs[name] != value:
+                yield name, value, theirs[name]
+        elif inner := _within(theirs, name):
+            yield name, value, inner
+    for name, value in theirs.items():
+        if name not in ours and (inner := _within(ours, name)):
+            yield name, inner, value
+
+
+def _within(options: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the options that an option holds, by their names in it."""
+    prefix = f"{name}."
+    return {inner.removeprefix(prefix): value for inner, value in options.items() if inner.startswith(prefix)}
 
 
 def _matters(option: str, method: Method) -> bool:

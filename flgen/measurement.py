@@ -60,7 +60,7 @@ def measure_clients(
     if isinstance(method, ServerMethod):
         # Outside the protocol: an evaluation is no traffic of the method.
         offered = encode_payload(method.download(t + 1)) if channel.rank == SERVER_RANK else None
-        download = decode_payload(channel.broadcast(offered, SERVER_RANK))
+        download = decode_payload(channel.broadcast(offered, SERVER_RANK), method.coding_contexts())
     measured = {}
     for client in job.federation.hosted_by(channel.rank):
         client.state = state_of(client)

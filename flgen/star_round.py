@@ -12,11 +12,12 @@ from functools import partial
 
 from torch import Tensor
 
-from flgen.client_turns import ClientTurns, ErrorPolicy, Hook, RollCall, RoundOutcome, stopped_by
+from flgen.client_turns import ClientTurns, ErrorPolicy, Hook, RollCall, RoundOutcome, state_of, stopped_by
 from flgen.federation.clients import Client, Federation
 from flgen.federation.interruption import StopRequest
 from flgen.federation.state_store import ClientStateStore
 from flgen.methods.base import ServerMethod
+from flgen.topology.hand_over import hand_over
 from flgen.topology.secure_collector import SecureCollector
 from flgen.topology.star import Collector
 from flgen.topology.update_diversity import UpdateDiversity
@@ -57,7 +58,7 @@ def run_star_round(
     cohort = federation.cohort(t)
     rank_of = federation.ranks(cohort)
 
-    download, collector, down = _open(method, method.download, federation, cohort, rank_of, t)
+    download, collector, down = _open(method, method.download, method.take_up, federation, cohort, rank_of, t)
 
     up: Counter[str] = Counter()
     diversity = UpdateDiversity(channel, len(cohort)) if gradient_diversity else None
@@ -85,6 +86,8 @@ def run_star_round(
         method.aggregate(t, uploads)
     aggregation_s = time.perf_counter() - aggregating
     store.commit()
+    if moves := method.hand_over(t):
+        _hand_over(method, federation, store, moves, t)
     if method.validates:
         present = [client for client in cohort if client.id not in failures]
         roll_calls, offered, judged = _settle(method, federation, turns, present, rank_of, t)
@@ -108,21 +111,40 @@ def run_star_round(
 def _open(
     method: ServerMethod,
     offer: Callable[[int], Payload],
+    take_up: Callable[[dict[str, Tensor], int], dict[str, Tensor]],
     federation: Federation,
     clients: list[Client],
     rank_of: dict[int, int],
     t: int,
 ) -> tuple[dict[str, Tensor], Collector | SecureCollector, Counter[str]]:
-    """Send clients what the server offers; return it, who collects the answers, and how many numbers went where."""
+    """Send clients what the server offers; return what they make of it, who collects answers, and the numbers sent."""
     star = method.topology
     offered = offer(t) if star.is_server else None
-    download = star.send_down(t, offered, len(clients))
+    download = take_up(star.send_down(t, offered, len(clients), contexts=method.coding_contexts()), t)
     samples = {client.id: client.samples for client in clients}
     collector = star.open_round(
-        t, method.collection, samples=samples, rank_of=rank_of, download=download, streams=federation.streams
+        t,
+        method.collection,
+        samples=samples,
+        rank_of=rank_of,
+        download=download,
+        streams=federation.streams,
+        contexts=method.coding_contexts(),
     )
     counted = {} if offered is None else count_scalars(offered)
     return download, collector, Counter({name: len(clients) * numbers for name, numbers in counted.items()})
+
+
+def _hand_over(
+    method: ServerMethod, federation: Federation, store: ClientStateStore, moves: dict[int, int], t: int
+) -> None:
+    """Let clients give a part of their state to each other, and keep what they got."""
+    star = method.topology
+    states = {client.id: state_of(method, store, client) for client in federation.hosted_by(star.channel.rank)}
+    offered = {giver: method.handed_over(states[giver]) for giver in moves if giver in states}
+    for receiver, received in hand_over(star, t, offered, moves, federation.host).items():
+        store.stage(receiver, {**states[receiver], **received})
+    store.commit()
 
 
 def _settle(
@@ -136,7 +158,9 @@ def _settle(
     """Let clients judge the server's candidates; return what the ranks said, and the numbers sent down and up."""
     channel = method.topology.channel
     up: Counter[str] = Counter()
-    candidates, collector, down = _open(method, method.candidates, federation, clients, rank_of, t)
+    candidates, collector, down = _open(
+        method, method.candidates, lambda received, _: received, federation, clients, rank_of, t
+    )
     for client in clients:
         if rank_of[client.id] != channel.rank:
             continue
@@ -156,13 +180,17 @@ def _settle(
 def _traffic(rows: list[LedgerRow], downs: Mapping[str, int], ups: Mapping[str, int]) -> dict[str, float]:
     up = sum(row.bytes for row in rows if row.link == "client->server")
     down = sum(row.bytes for row in rows if row.link == "server->client")
+    between = sum(row.bytes for row in rows if row.link == "client->client")
+    sent = sum(row.bytes for row in rows if row.phase == "upload")
+    numbers = sum(ups.values())
     return {
         "comm/up_bytes": up,
         "comm/down_bytes": down,
-        "comm/bytes": up + down,
+        "comm/bytes": up + down + between,
         "comm/scalars": sum(downs.values()) + sum(ups.values()),
         **{f"comm/down_scalars/{name}": numbers for name, numbers in downs.items()},
         **{f"comm/up_scalars/{name}": numbers for name, numbers in ups.items()},
+        **({"comm/up_bits_per_scalar": 8 * sent / numbers} if numbers else {}),
         "comm/busiest_node_bytes": up + down,  # the server sends and receives all of it
         "comm/wire_bytes": sum(row.wire_bytes for row in rows),
     }

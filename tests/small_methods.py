@@ -16,6 +16,8 @@ SERVER_METHODS += ["FedGH", "FedGenHeads"]
 SERVER_METHODS += ["FedProto", "FedTGP", "FedDistill"]
 SERVER_METHODS += ["FML", "FedKD"]
 SERVER_METHODS += ["LGFedAvg", "FedKTL"]
+SERVER_METHODS += ["FedAvgGenerator", "DPFedAvgGAN"]
+SERVER_METHODS += ["MDGAN", "UAGAN", "GSWGAN"]
 PEER_METHODS = ["DisPFL", "My1", "My2", "DPSGD", "FedFOMO", "Local", "Isolated"]
 METHODS = SERVER_METHODS + PEER_METHODS
 
@@ -46,11 +48,26 @@ def small_method(name: str, transport: str = "reduce", **options: Any) -> Any:
     import flgen
     from flgen.masks.sparsity import Sparsity
     from flgen.methods.latent_alignment import AlignmentTraining
+    from flgen.privacy.gradient_privacy import GradientPrivacy
+    from flgen.privacy.update_privacy import UpdatePrivacy
     from flgen.topology import RandomGraph, Star
 
     made: dict[str, Any]
-    if name == "Prism":
+    if name in ("Prism", "FedAvgGenerator"):
         made = {"local_steps": 2, "batch_size": 8, "recalibration_batches": 2}
+    elif name == "DPFedAvgGAN":
+        made = {"local_steps": 2, "batch_size": 8, "generator_steps": 2, "recalibration_batches": 2}
+        # Noise that does not depend on the number of rounds, of which some tests begin with fewer.
+        made["privacy"] = UpdatePrivacy(epsilon=None, noise_multiplier=0.5, update_clip=0.05)
+    elif name in ("MDGAN", "UAGAN"):
+        made = {"local_steps": 2, "batch_size": 8, "recalibration_batches": 2}
+        if name == "MDGAN":
+            made["swap_epochs"] = 0.02  # in every round
+        else:
+            made["largest_log_odds"] = 1.0  # odds that secure aggregation does not cut
+    elif name == "GSWGAN":
+        made = {"local_steps": 2, "batch_size": 4, "fake_batches": 2, "warm_up_steps": 1, "recalibration_batches": 2}
+        made["privacy"] = GradientPrivacy(epsilon=None, noise_multiplier=0.1)
     elif name in ("DisPFL", "My1", "My2"):
         made = {"training": TRAINING, "sparsity": Sparsity(density=0.5, anneal_rounds=5)}
     elif name == "FedFOMO":
@@ -79,8 +96,12 @@ def small_method(name: str, transport: str = "reduce", **options: Any) -> Any:
 
 def small_model(method: str) -> Any:
     """Return the module that a small run of a method trains; its weights are those of PyTorch's global seed."""
-    from flgen import KernelMMD, ResnetGenerator, SmallCNN
+    from flgen import DenseGenerator, ImageGAN, KernelMMD, ResnetGenerator, SmallCNN
 
     if method == "Prism":
         return ResnetGenerator(image_size=8, latent=8, width=8, loss=KernelMMD(real_batch=8))
+    if method == "FedAvgGenerator":
+        return DenseGenerator(image_size=8, latent=8, width=8, loss=KernelMMD(real_batch=8))
+    if method in ("DPFedAvgGAN", "MDGAN", "UAGAN", "GSWGAN"):
+        return ImageGAN(image_size=8, latent=8, width=8, discriminator_width=4)
     return SmallCNN(image_size=8, width=4)

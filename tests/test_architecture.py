@@ -188,6 +188,7 @@ def loaded_after(code: str) -> set[str]:
                 ["sample", "--help"],
                 ["partition", "--help"],
                 ["labels", "--help"],
+                ["privacy", "--help"],
                 ["fit", "--model.help=ResnetGenerator"],
                 ["fit", "--model=ResnetGenerator", "--method=Prism", "--print_config"],
             )

@@ -7,13 +7,14 @@ is marked `<!-- parsed only: why -->`; its commands must parse.
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ class Reader:
             if block.title:
                 (self.folder / block.title).write_text(block.text)
             elif block.language == "python":
-                self._run_program(block.text)
+                self.run_program(block.text)
             elif block.language == "bash":
                 for command in commands_of(block.text):
                     self._try_command(command, block.parsed_only)
@@ -156,7 +157,7 @@ class Reader:
         done = subprocess.run(["bash", "-c", command], cwd=self.folder, capture_output=True, text=True, timeout=60)
         return done.returncode, done.stdout + done.stderr
 
-    def _run_program(self, text: str) -> None:
+    def run_program(self, text: str) -> None:
         program = self.folder / "program.py"
         program.write_text(WORK.sub("4", ROUNDS.sub("3", text)))
         status, output = self._fork({}, [str(program)])
@@ -214,7 +215,10 @@ def test_the_table_of_metrics_is_that_of_a_run(reader: Reader) -> None:
     }
     kinds = "(sampled_once|stochastic|threshold)"
     documented = [
-        re.escape(row[0]).replace("<extractor>", "digits").replace("<kind>/\\.\\.\\.", f"{kinds}/.+")
+        re.escape(row[0])
+        .replace("<extractor>", "digits")
+        .replace("<layer>", ".+")
+        .replace("<kind>/\\.\\.\\.", f"{kinds}/.+")
         for row in table_of("docs/start-here.md", "metric")
     ]
     assert [name for name in written if not any(re.fullmatch(pattern, name) for pattern in documented)] == []
@@ -248,7 +252,7 @@ def test_the_tables_of_dispfl_have_every_option() -> None:
 
 
 def test_the_tables_of_baselines_name_every_file_once() -> None:
-    pages = ("docs/methods/dispfl.md", "docs/methods/gptfl.md", "docs/methods/fedktl.md")
+    pages = [f"docs/methods/{method}.md" for method in ("dispfl", "gptfl", "fedktl", "prism")]
     documented = [row[0] for page in pages for row in table_of(page, "file in `configs/baselines/`")]
     assert sorted(documented) == sorted(path.name for path in (REPOSITORY / "configs" / "baselines").glob("*.yaml"))
 
@@ -376,14 +380,21 @@ def test_the_program_for_tickets_draws_what_flgen_draws(reader: Reader) -> None:
     import torch
 
     from flgen import PrismGenerator
+    from flgen.masks.ticket import read_ticket, write_ticket
 
     reader.read("docs/methods/prism.md")
-    generator = PrismGenerator(ticket=str(reader.folder / "digits.flgen"))
-    generator.load("cpu")
-    drawn = generator.synthesize(torch.randn(64, 8, generator=torch.Generator().manual_seed(0)))
-    np.testing.assert_allclose(np.load(reader.folder / "digits.npy"), drawn.numpy(), atol=1e-5)
-    programs = [block.text for block in blocks_of("docs/methods/prism.md") if block.language == "python"]
-    assert [len(program.splitlines()) <= 60 for program in programs] == [True]
+    (program,) = [block.text for block in blocks_of("docs/methods/prism.md") if block.language == "python"]
+    assert len(program.splitlines()) <= 60
+    file = reader.folder / "digits.flgen"
+    ticket = read_ticket(file)
+    rare = torch.rand(len(ticket.mask), generator=torch.Generator().manual_seed(0)) < 0.1
+    for mask, coding in ((ticket.mask, "packed"), (rare, "entropy")):
+        assert write_ticket(file, replace(ticket, mask=mask)).coding == coding
+        reader.run_program(program)
+        generator = PrismGenerator(ticket=str(file))
+        generator.load("cpu")
+        drawn = generator.synthesize(torch.randn(64, 8, generator=torch.Generator().manual_seed(0)))
+        np.testing.assert_allclose(np.load(reader.folder / "digits.npy"), drawn.numpy(), atol=1e-5)
 
 
 def test_the_table_of_prism_has_every_option() -> None:
@@ -394,3 +405,32 @@ def test_the_table_of_prism_has_every_option() -> None:
     assert {option.removesuffix(" *") for option in documented} == options
     starred = {option.removesuffix(" *") for option in documented if option.endswith(" *")}
     assert starred == set(Prism.presets["fixed"])
+
+
+PRISM_PRIVACY = {"A": "StatisticsGaussian", "B": "ThetaGaussian", "C": "CentralGaussian", "R": "ReferenceBug"}
+
+
+@pytest.mark.parametrize("short", PRISM_PRIVACY)
+def test_the_tables_of_privacy_have_every_mechanism_option_and_default(short: str) -> None:
+    import flgen
+
+    page = "docs/methods/prism.md"
+    assert {row[1]: row[0] for row in table_of(page, "`--method.privacy`")} == PRISM_PRIVACY
+    rows = table_of(page, "option of --method.privacy")
+    documented = {option: default for option, default, of, _ in rows if short in of.split(", ")}
+    assert documented == written_defaults(getattr(flgen, PRISM_PRIVACY[short]))
+
+
+def test_the_table_of_flgen_privacy_has_every_option_and_its_default() -> None:
+    from flgen.commands.privacy import OPTIONS
+
+    documented = {option: default for option, default, _ in table_of("docs/privacy.md", "option of `flgen privacy`")}
+    assert documented == {option: str(about.get("default", "null")) for option, about in OPTIONS.items()}
+
+
+def test_what_a_private_run_records_is_on_the_page(reader: Reader) -> None:
+    reader.read("docs/privacy.md")
+    events = [json.loads(line) for line in (reader.folder / "runs/secret/events.jsonl").read_text().splitlines()]
+    (record,) = [event["privacy"] for event in events if event["event"] == "provenance"]
+    assert [name for name in record if f"`{name}`" not in text_of("docs/privacy.md")] == []
+    assert record["noise_from"] == "a secret file"

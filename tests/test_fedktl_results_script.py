@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -17,11 +18,14 @@ from flgen.experiment.records import read_metrics
 from flgen.methods.latent_alignment import AlignmentTraining
 
 SCRIPT = Path(__file__).parent / "benchmarks" / "fedktl_results.py"
+CONFIGS = Path(__file__).parents[1] / "configs"
+BASELINES = CONFIGS / "baselines"
 TRAINING = LocalTraining(batch_size=32, clip_norm=5.0)
 
 
 @pytest.fixture
-def script() -> ModuleType:
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
     spec = importlib.util.spec_from_file_location("fedktl_results", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
@@ -63,8 +67,8 @@ def table_of(text: str) -> list[dict[str, list[str]]]:
 
 def test_every_row_has_the_file_of_its_baseline(script: ModuleType) -> None:
     overlays = {overlay for overlay in script.METHODS.values() if overlay is not None}
-    assert overlays <= {path.stem for path in script.BASELINES.glob("*.yaml")}
-    assert {"fedktl_digits", "fedktl_generator_digits"} <= {path.stem for path in script.CONFIGS.glob("*.yaml")}
+    assert overlays <= {path.stem for path in BASELINES.glob("*.yaml")}
+    assert {"fedktl_digits", "fedktl_generator_digits"} <= {path.stem for path in CONFIGS.glob("*.yaml")}
 
 
 def test_the_table_holds_what_the_runs_measured(script: ModuleType, tmp_path: Path) -> None:
@@ -114,13 +118,13 @@ def test_digits_trains_the_generator_then_every_method(
             fit(run_dir / f"seed-{seed}", fedktl() if run_dir.name == "fedktl" else Local(TRAINING), seed)
 
     monkeypatch.setattr(script, "METHODS", {"Local": "local_networks", "FedKTL": None})
-    monkeypatch.setattr(script.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     rows = table_of(script.digits(tmp_path, [3, 4]))
     assert [row["method"] for row in rows] == [["Local"], ["FedKTL"]]
     assert all("±" in row["last round"][0] for row in rows)
     generator, local, ktl = commands
-    assert str(script.CONFIGS / "fedktl_generator_digits.yaml") in generator
-    assert str(script.BASELINES / "local_networks.yaml") in local
+    assert str(CONFIGS / "fedktl_generator_digits.yaml") in generator
+    assert str(BASELINES / "local_networks.yaml") in local
     assert "--seeds=[3, 4]" in local
     assert f"--method.generator.checkpoint={tmp_path / 'generator' / 'checkpoints' / 'last'}" in ktl
     script.digits(tmp_path, [3, 4])  # finished: nothing is started

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from gpu_scripts import run_script
 
-SCRIPT = Path(__file__).parent / "benchmarks" / "gpu_dispfl.sh"
-NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "PYTHON": sys.executable}
+SCRIPT = "gpu_dispfl.sh"
 WEIGHTS = 44_622  # of ResNet-18 at width 4
 TINY = ("--clients", "4", "--samples", "6", "--width", "4", "--image-size", "8", "--rounds", "2")
 
 
-def run_script(*options: str) -> subprocess.CompletedProcess[str]:
-    command = ["bash", str(SCRIPT), *options]
-    return subprocess.run(command, env={**os.environ, **NO_GPU}, capture_output=True, text=True, timeout=180)
-
-
 def test_without_a_gpu_it_ends_with_one_line() -> None:
-    done = run_script()
+    done = run_script(SCRIPT)
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == (
@@ -35,7 +26,7 @@ def test_without_a_gpu_it_ends_with_one_line() -> None:
 def tried(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[dict[str, str]]]:
     """What a tiny trial on two processes printed, and the rows of its metrics.csv."""
     run_dir = tmp_path_factory.mktemp("gpu") / "run"
-    done = run_script("--accelerator", "cpu", "--devices", "2", *TINY, "--run-dir", str(run_dir))
+    done = run_script(SCRIPT, "--accelerator", "cpu", "--devices", "2", *TINY, "--run-dir", str(run_dir))
     assert done.returncode == 0, done.stderr
     with (run_dir / "metrics.csv").open() as file:
         return done.stdout, list(csv.DictReader(file))

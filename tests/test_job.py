@@ -226,6 +226,35 @@ def test_going_on_needs_the_options_of_the_method_and_the_shape_of_the_model(pre
         job.continue_from(wider)
 
 
+@pytest.mark.parametrize("name", ["Prism", "DPFedAvgGAN", "GSWGAN"])
+def test_a_run_is_not_made_private_or_public_on_the_way(name: str, prepare: Prepare) -> None:
+    from flgen import ThetaGaussian
+
+    mechanism = {"privacy": ThetaGaussian()} if name == "Prism" else {}
+    private, public = prepare(method=small_method(name, **mechanism)), prepare(method=small_method(name, privacy=None))
+    for ours, theirs in ((private, public), (public, private)):
+        written = Checkpoint(Path("runs/x"), 4, json.loads(json.dumps(theirs.identity)), ())
+        with pytest.raises(UsageError, match=r"^--method\.privacy is .*, but checkpoint runs/x was trained with "):
+            ours.continue_from(written)
+        ours.resume_from(written)  # to measure it, or to draw from it
+        theirs.continue_from(written)
+
+
+def test_an_option_that_the_checkpoint_does_not_know_is_of_another_version(prepare: Prepare) -> None:
+    job = prepare()
+    older = {name: value for name, value in job.identity[OPTIONS].items() if not name.startswith("sparsity")}
+    assert len(older) < len(job.identity[OPTIONS])
+    job.continue_from(Checkpoint(Path("runs/x"), 4, {**job.identity, OPTIONS: older}, ()))
+
+
+def test_an_option_inside_another_is_named_as_it_is_typed(prepare: Prepare) -> None:
+    from flgen import ThetaGaussian
+
+    ours, theirs = (prepare(method=small_method("Prism", privacy=ThetaGaussian(update_clip=C))) for C in (1.0, 2.0))
+    with pytest.raises(UsageError, match=r"^--method.privacy.update_clip is 1.0, but checkpoint runs/x was .* 2.0"):
+        ours.continue_from(Checkpoint(Path("runs/x"), 4, dict(theirs.identity), ()))
+
+
 def test_what_a_method_cannot_work_with_is_refused_before_anything_starts(prepare: Prepare) -> None:
     with pytest.raises(UsageError, match=r"--method.topology.degree is 5, but 5 clients have at most 4 others"):
         prepare(method=small_method("DisPFL", topology=RandomGraph(degree=5)))

@@ -73,7 +73,7 @@ def _drawn_by_ticket(options: Namespace) -> dict[str, Tensor]:
     from flgen.federation.launch import keep_to_one_thread
     from flgen.federation.streams import RandomStreams
     from flgen.methods.finished_prism import TicketGenerator
-    from flgen.methods.prism import draw_images
+    from flgen.methods.generator_training import draw_images
 
     keep_to_one_thread()
     source = TicketGenerator("--ticket", options.ticket)

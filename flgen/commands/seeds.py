@@ -44,6 +44,13 @@ def run_seeds(configuration: Configuration, arguments: Sequence[str]) -> int:
     _check(configuration)
     _check_alone()
     seeds, folder = configuration.values.seeds, Path(configuration.values.run_dir)
+    if len(seeds) > 1 and configuration.values.method.init_args.get("privacy") is not None:
+        print(
+            f"flgen: --seeds {seeds}: {len(seeds)} runs release what the same records say, and the epsilon of each is "
+            "of that run alone; together they spend more",
+            file=sys.stderr,
+            flush=True,
+        )
     for index, seed in enumerate(seeds):
         run_dir = _run_dir(folder, seed)
         if _is_finished(configuration, run_dir):

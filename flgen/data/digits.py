@@ -6,10 +6,15 @@ from typing import Literal
 
 from flgen.data.holdout import check_fraction, stratified_holdout
 from flgen.data.image_data import ImageData, ImageLayout, check_image_size
-from flgen.deferred import TYPE_CHECKING
+from flgen.deferred import TYPE_CHECKING, deferred_module
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from flgen.data.image_set import ImageSet
+    from flgen.data.labelled_data import LabelledData
+else:
+    np = deferred_module("numpy")
 
 TEST_FRACTION = 0.2
 
@@ -59,8 +64,23 @@ class Digits(ImageData):
         grey_levels, targets = load_digits(return_X_y=True)
         images = torch.from_numpy(grey_levels).mul(255 / 16).round().to(torch.uint8).reshape(-1, 1, 8, 8)
         digits = ImageSet(resize(images, self.image_size), torch.from_numpy(targets).to(torch.int64))
+        kept, held_out = self._rows(targets)
+        return digits.subset(torch.from_numpy(kept)), digits.subset(torch.from_numpy(held_out))
+
+    def shares_samples_with(self, other: LabelledData) -> bool:
+        """Return whether a training image is one of another data set's; digits of any size are known by number."""
+        if not isinstance(other, Digits):
+            return super().shares_samples_with(other)
+        from sklearn.datasets import load_digits
+
+        _, targets = load_digits(return_X_y=True)
+        (ours, _), theirs = self._rows(targets), np.concatenate(other._rows(targets))
+        return bool(np.isin(ours, theirs).any())
+
+    def _rows(self, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the numbers of the training and of the held-out images, int64, by the digits of all."""
         kept, held_out = stratified_holdout(targets, self.test_fraction)
         if self.part != "all":
             private, public = stratified_holdout(targets[kept], 0.5)
             kept = kept[public if self.part == "public" else private]
-        return digits.subset(torch.from_numpy(kept)), digits.subset(torch.from_numpy(held_out))
+        return kept, held_out

@@ -159,6 +159,21 @@ class LabelledData(LightningDataModule):
             raise FlgenError(f"{type(self).__name__} holds no data yet; call its setup() first")
         return self._loaded
 
+    def shares_samples_with(self, other: LabelledData) -> bool:
+        """Return whether a training sample of this data set is one of another's, or could be.
+
+        What the other holds out counts, too: clients may have it (`--split.test own`). Samples of one shape and type
+        are compared byte by byte, whatever the data sets are called. Others cannot be: then data sets of one class or
+        of one name count as sharing some.
+
+        Args:
+            other: Loaded, as this one is.
+        """
+        ours, theirs = self.layout(), other.layout()
+        if (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype):
+            return not self.train.digests().isdisjoint(other.train.digests() | other.test.digests())
+        return type(self) is type(other) or ours.name == theirs.name
+
     def redivided(self, train: LabelledSet, test: LabelledSet) -> Self:
         """Return the same data set with other training and test samples; this one stays as it is.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -125,6 +126,8 @@ class Federation:
                 f"--trainer.clients_per_round is {self.clients_per_round}: give 1 to {len(self.clients)}, the number "
                 "of clients (--partition.clients)"
             )
+        self._attendance: Counter[int] = Counter()  # by id, in the rounds that are counted
+        self._most_rounds = [0]  # by round, from 0
         self.place_by_work(lambda client: 1.0)
 
     def __len__(self) -> int:
@@ -166,6 +169,15 @@ class Federation:
         by_key = sorted(self.clients, key=lambda client: client.key)
         chosen = self.streams.numpy("cohort", round=t).choice(len(by_key), self.clients_per_round, replace=False)
         return sorted((by_key[i] for i in chosen), key=lambda client: client.id)
+
+    def most_rounds(self, t: int) -> int:
+        """Return in how many of rounds 1 to t the client that took part most often did so."""
+        if self.clients_per_round in (None, len(self.clients)):
+            return t
+        for round in range(len(self._most_rounds), t + 1):
+            self._attendance.update(client.id for client in self.cohort(round))
+            self._most_rounds.append(max(self._attendance.values()))
+        return self._most_rounds[t]
 
     def ranks(self, cohort: Sequence[Client]) -> dict[int, int]:
         """Return the rank that runs each client of a cohort, by id: its host, or one that stands in (`stateless`)."""

@@ -22,6 +22,7 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
+from flgen.federation.trained_vector import TrainedVector
 from flgen.masks.initialisation import ScoreInit, WeightInit, weight_generator
 from flgen.masks.layers import Fixed, GradientRule, MaskedLayer, Masking, Part, Sampled, TopK, threshold_mask
 
@@ -67,44 +68,18 @@ def reset_scores(module: nn.Module, kind: ScoreInit, generator: torch.Generator)
         layer.reset_scores(kind, generator)
 
 
-class MaskedScores:
+class MaskedScores(TrainedVector):
     """All scores of a network in one vector; each layer's `scores` and `scores.grad` are views of it.
 
-    Made by `flatten_scores`. Moving the network (`.to`, `.cuda`, `.double`) afterwards cuts the views.
+    Made by `flatten_scores`.
 
     Attributes:
-        vector: The scores, a float32 parameter (d,): what an optimiser, the wire and a change of client touch.
-        grad: The gradient, float32 (d,); `vector.grad` is this tensor.
         slices: Where each layer lies, by name (see `layer_slices`).
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._tensors = _score_tensors(module)
+        super().__init__(_score_tensors(module))
         self.slices = layer_slices(module)
-        self.vector = nn.Parameter(scores_vector(module))
-        self.grad = torch.zeros_like(self.vector, requires_grad=False)
-        self.vector.grad = self.grad
-        for scores, place in zip(self._tensors, self.slices.values(), strict=True):
-            scores.data = self.vector.data[place].view_as(scores)
-            scores.grad = self.grad[place].view_as(scores)
-
-    def load(self, values: Tensor) -> None:
-        """Overwrite all scores with `values`, float (d,)."""
-        with torch.no_grad():
-            self.vector.copy_(values)
-
-    def backward(self, loss: Tensor) -> None:
-        """Write dloss/dscores to `vector.grad`, over whatever was there, so that there is nothing to zero.
-
-        `loss.backward()` works too and adds to `grad`; then zero it with `grad.zero_()`, since
-        `optimiser.zero_grad()` would take `vector.grad` away without clearing the layers' views.
-
-        Args:
-            loss: A scalar that depends on a forward pass of the network.
-        """
-        gradients = torch.autograd.grad(loss, self._tensors)
-        torch.cat([gradient.flatten() for gradient in gradients], out=self.grad)
-        self.vector.grad = self.grad
 
 
 def flatten_scores(module: nn.Module) -> MaskedScores:

@@ -1,6 +1,6 @@
 """The ticket: a finished masked generator as one small file, with neither weights nor code in it (PRISM, section 7).
 
-Layout of version 1; numbers are little-endian, `n`, `d` and `c` are those of the header:
+Layout of version 2; numbers are little-endian, `n`, `d`, `c` and `m` are those of the header:
 
     offset           bytes        what
     0                8            magic, the ASCII letters FLTICKET
@@ -9,28 +9,36 @@ Layout of version 1; numbers are little-endian, `n`, `d` and `c` are those of th
     16               8            seed of the frozen weights, uint64
     24               8            d, masked weights, uint64
     32               8            c, channels of all batch normalisations, uint64
-    40               32           SHA-256 of the file without these 32 bytes
-    72               n            description, JSON in UTF-8
-    72 + n           ceil(d / 8)  mask, most significant bit first, pad bits zero
+    40               8            m, bytes of the mask, uint64
+    48               32           SHA-256 of the file without these 32 bytes
+    80               n            description, JSON in UTF-8
+    80 + n           m            mask, coded as the description says
     and then         4 c          running means, float32
     and then         4 c          running variances, float32
 
-The description is an object: `architecture` with the `class_path` of one of flgen's models and its `init_args`, plain
-values alone; and `provenance`, as in `Provenance`. Masks and statistics follow the order in which the network registers
-its layers. Another coding of the mask will be another version. The digest finds damage; who made a file it cannot say.
+The description (`flgen.masks.ticket_description`) is an object: `architecture` with the `class_path` of one of flgen's
+models and its `init_args`, plain values alone; `mask` with its `coding` and `layers`, the number of weights of each
+layer, together d; and `provenance`, as in `Provenance`. Masks and statistics follow the order in which the network
+registers its layers.
+
+A mask whose coding is `packed` has one bit for each weight, most significant bit first, pad bits zero. One whose coding
+is `entropy` is a range code, m / 4 words of uint32, of one layer after another (`flgen.wire.entropy_coding`). It is
+what the range coder of the library constriction reads so: of a layer of n weights first two numbers, r0 and r1, each
+with the model Uniform(isqrt(n) + 2), which are the rounded square roots of how many weights it drops and keeps; then
+its n bits with the model Categorical([r0^2, r1^2] / (r0^2 + r1^2), perfect=False).
+
+Version 1, which is read and no longer written, has no m (the digest is at 40, the description at 72), no `mask` in its
+description, and the mask packed. The digest finds damage; who made a file it cannot say.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import os
-import re
 import struct
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,39 +47,17 @@ from torch import Tensor, nn
 from flgen.errors import FlgenError
 from flgen.experiment.records import atomic_replace
 from flgen.masks import network
+from flgen.masks.ticket_description import Coding, Description, Provenance, read_description
 from flgen.wire.bodies import Bits, WireError
+from flgen.wire.entropy_coding import MOST_CODED, decode_runs, encode_runs
 
 MAGIC = b"FLTICKET"
-VERSION = 1
-OURS = "flgen.models."
-"""Where a ticket's class must be: a file may choose among flgen's models, and start nothing else."""
+VERSION = 2
 
-NOT_PLAIN = "its generator's options are not plain values: numbers, strings, booleans, null"
-
-_HEADER = struct.Struct("<8sIIQQQ")
+_HEADERS = {1: struct.Struct("<8sIIQQQ"), 2: struct.Struct("<8sIIQQQQ")}
 _DIGEST = 32
+_START = _HEADERS[VERSION].size + _DIGEST
 _LONGEST_DESCRIPTION = 1 << 16
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a ticket comes from.
-
-    Args:
-        data: Name of the data set that the generator learned from.
-        data_class: Class path of the data set, nothing if unknown.
-        run: Name of the run folder.
-        round: The last round that it contains.
-        seed: Seed of the run, which noise is drawn from unless another is asked for.
-        masks: "sampled_once" or "threshold": how the mask was made of the probabilities.
-    """
-
-    data: str
-    data_class: str
-    run: str
-    round: int
-    seed: int
-    masks: Literal["sampled_once", "threshold"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +72,7 @@ class Ticket:
         means: Running means of all batch normalisations, float32 (c,).
         variances: Running variances, float32 (c,).
         provenance: Where it comes from.
+        layers: Number of weights of each layer, together d, at least 1 each; nothing if unknown, as in version 1.
     """
 
     class_path: str
@@ -95,6 +82,7 @@ class Ticket:
     means: Tensor
     variances: Tensor
     provenance: Provenance
+    layers: tuple[int, ...] = ()
 
     @property
     def surviving(self) -> int:
@@ -105,6 +93,25 @@ class Ticket:
     def dense_bytes(self) -> int:
         """Bytes of the same weights as float32 numbers."""
         return 4 * len(self.mask)
+
+
+class WrittenTicket(NamedTuple):
+    """What became of a ticket: the file's SHA-256, and how its mask is coded, in how many bytes."""
+
+    sha256: str
+    coding: Coding
+    mask_bytes: int
+
+
+class _Sizes(NamedTuple):
+    """What the header says."""
+
+    version: int
+    described: int
+    seed: int
+    weights: int
+    channels: int
+    mask_bytes: int
 
 
 def batch_norms(module: nn.Module) -> list[nn.BatchNorm2d]:
@@ -163,32 +170,37 @@ def apply_ticket(ticket: Ticket, module: nn.Module) -> None:
     module.eval()
 
 
-def write_ticket(path: Path, ticket: Ticket) -> str:
-    """Write a ticket; return the file's SHA-256.
+def write_ticket(path: Path, ticket: Ticket, coding: Coding = "entropy") -> WrittenTicket:
+    """Write a ticket; say how.
 
     Args:
         path: The file, replaced as a whole or not at all.
         ticket: What to write.
+        coding: "entropy" takes what the density of each layer allows, or packs the mask where that is no shorter;
+            "packed" takes a bit for each weight.
 
     Raises:
         FlgenError: It is none that could be read again, or the file cannot be written.
     """
-    description = _description_of(ticket)
-    header = _HEADER.pack(MAGIC, VERSION, len(description), ticket.weight_seed, len(ticket.mask), len(ticket.means))
+    layers = ticket.layers or ((len(ticket.mask),) if len(ticket.mask) else ())
+    coding, mask = _coded(ticket.mask, layers, coding)
+    description = Description(ticket.class_path, ticket.init_args, ticket.provenance, coding, layers).to_json()
+    sizes = (ticket.weight_seed, len(ticket.mask), len(ticket.means), len(mask))
+    header = _HEADERS[VERSION].pack(MAGIC, VERSION, len(description), *sizes)
     numbers = torch.cat([ticket.means, ticket.variances]).numpy().astype("<f4").tobytes()
-    body = description + Bits().encode(ticket.mask).numpy().tobytes() + numbers
+    body = description + mask + numbers
     content = header + hashlib.sha256(header + body).digest() + body
     _parse(content)
     with atomic_replace(path) as temporary:
         temporary.write_bytes(content)
-    return hashlib.sha256(content).hexdigest()
+    return WrittenTicket(hashlib.sha256(content).hexdigest(), coding, len(mask))
 
 
 def read_ticket(path: Path) -> Ticket:
-    """Return the ticket of a file. Nothing of it is run; memory is in proportion to the file's length.
+    """Return the ticket of a file. Nothing of it is run; memory is in proportion to the file, or to 2^26 weights.
 
     Raises:
-        FlgenError: There is no such file, or it is not a whole ticket of this version.
+        FlgenError: There is no such file, or it is not a whole ticket of these versions.
     """
     remedy = "give one that `flgen export` wrote"
     if path.exists() and not path.is_file():  # a pipe would be waited for
@@ -196,8 +208,8 @@ def read_ticket(path: Path) -> Ticket:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            start = file.read(_HEADER.size + _DIGEST)
-            _lengths(start, size)  # before the rest is read
+            start = file.read(_START)
+            _sizes(start, size)  # before the rest is read
             content = start + file.read(size - len(start))
         return _parse(content)
     except OSError as error:
@@ -206,91 +218,59 @@ def read_ticket(path: Path) -> Ticket:
         raise FlgenError(f"ticket {path} cannot be used: {error}") from error
 
 
-def _lengths(start: bytes, size: int) -> tuple[int, int, int, int]:
-    """Return bytes of the description, seed, weights and channels, after checking them against the file's size."""
+def _sizes(start: bytes, size: int) -> _Sizes:
+    """Return what the header says, after checking it against the file's size."""
     if not start.startswith(MAGIC):
         raise FlgenError("it does not start with FLTICKET: give a file that `flgen export` wrote")
-    if len(start) < _HEADER.size + _DIGEST:
+    version = int.from_bytes(start[8:12], "little")
+    if len(start) >= 12 and version not in _HEADERS:
+        raise FlgenError(f"it has version {version}, this flgen reads versions 1 and {VERSION}: export it again")
+    if len(start) < 12 or len(start) < _HEADERS[version].size + _DIGEST:
         raise FlgenError(f"it ends after {len(start)} bytes: it is truncated, get it again")
-    _, version, described, seed, weights, channels = _HEADER.unpack_from(start)
-    if version != VERSION:
-        raise FlgenError(f"it has version {version}, this flgen reads version {VERSION}: export it again")
+    described, seed, weights, channels, *coded = _HEADERS[version].unpack_from(start)[2:]
     if described > _LONGEST_DESCRIPTION:
         raise FlgenError(f"it announces a description of {described} bytes, at most {_LONGEST_DESCRIPTION} are allowed")
-    announced = _HEADER.size + _DIGEST + described + (weights + 7) // 8 + 8 * channels
+    mask_bytes = coded[0] if coded else (weights + 7) // 8
+    announced = _HEADERS[version].size + _DIGEST + described + mask_bytes + 8 * channels
     if announced != size:
         raise FlgenError(f"it has {size} bytes, its header announces {announced}: it is damaged, get it again")
-    return described, seed, weights, channels
+    return _Sizes(version, described, seed, weights, channels, mask_bytes)
 
 
 def _parse(content: bytes) -> Ticket:
     """Return the ticket that the bytes of a file are."""
-    described, seed, weights, channels = _lengths(content[: _HEADER.size + _DIGEST], len(content))
-    header, digest, body = content[: _HEADER.size], content[_HEADER.size :][:_DIGEST], content[_HEADER.size + _DIGEST :]
+    sizes = _sizes(content[:_START], len(content))
+    start = _HEADERS[sizes.version].size
+    header, digest, body = content[:start], content[start:][:_DIGEST], content[start + _DIGEST :]
     if hashlib.sha256(header + body).digest() != digest:
         raise FlgenError("its checksum is wrong: it is damaged, get it again")
-    class_path, init_args, provenance = _read_description(body[:described])
-    packed, numbers = body[described : len(body) - 8 * channels], body[len(body) - 8 * channels :]
+    described = read_description(body[: sizes.described], sizes.version, sizes.weights)
+    coded, numbers = body[sizes.described :][: sizes.mask_bytes], body[sizes.described + sizes.mask_bytes :]
     try:
-        octets = torch.frombuffer(bytearray(packed), dtype=torch.uint8) if packed else torch.empty(0, dtype=torch.uint8)
-        mask = Bits.decode(octets, (weights,), torch.bool)[""]
+        mask = _decoded(coded, sizes.weights, described)
     except WireError as error:
         raise FlgenError(f"its mask cannot be read ({error})") from error
     values = torch.from_numpy(np.frombuffer(numbers, "<f4").astype(np.float32))
-    means, variances = values[:channels], values[channels:]
+    means, variances = values[: sizes.channels], values[sizes.channels :]
     if not values.isfinite().all() or bool((variances < 0).any()):
         raise FlgenError("its statistics are not finite, or a variance is negative")
-    return Ticket(class_path, init_args, seed, mask, means, variances, provenance)
+    architecture, origin = (described.class_path, described.init_args), described.provenance
+    return Ticket(*architecture, sizes.seed, mask, means, variances, origin, described.layers)
 
 
-def _description_of(ticket: Ticket) -> bytes:
-    """Return the JSON of a ticket, the same bytes for the same ticket."""
-    described = {
-        "architecture": {"class_path": ticket.class_path, "init_args": ticket.init_args},
-        "provenance": asdict(ticket.provenance),
-    }
-    try:
-        return json.dumps(described, sort_keys=True, separators=(",", ":")).encode()
-    except (TypeError, ValueError) as error:
-        raise FlgenError(NOT_PLAIN) from error
+def _coded(mask: Tensor, layers: tuple[int, ...], coding: Coding) -> tuple[Coding, bytes]:
+    """Return a mask as its coding asks, or packed where that is no longer."""
+    packed = Bits().encode(mask).numpy().tobytes()
+    if coding == "entropy" and len(mask) <= MOST_CODED:
+        code = encode_runs(mask.numpy().view(np.uint8), layers, 2)
+        if len(code) < len(packed):
+            return "entropy", code
+    return "packed", packed
 
 
-def _read_description(text: bytes) -> tuple[str, dict[str, Any], Provenance]:
-    try:
-        described = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise FlgenError("its description is no JSON") from error
-    architecture = _object(described, "description", ("architecture", "provenance"))["architecture"]
-    class_path, init_args = _object(architecture, "architecture", ("class_path", "init_args")).values()
-    if not (isinstance(class_path, str) and re.fullmatch(rf"{re.escape(OURS)}[a-z0-9_]+\.[A-Za-z0-9]+", class_path)):
-        raise FlgenError(f"its generator {_shown(class_path)} is none of {OURS}*, which alone can be in a ticket")
-    if not (isinstance(init_args, dict) and all(name.isidentifier() and _plain(init_args[name]) for name in init_args)):
-        raise FlgenError(NOT_PLAIN)
-    names = {field.name: int if field.name in ("round", "seed") else str for field in fields(Provenance)}
-    facts = _object(described["provenance"], "provenance", tuple(names))
-    for name, type_ in names.items():
-        if type(facts[name]) is not type_ or not _plain(facts[name]):
-            raise FlgenError(f"its provenance has no proper {name}: {_shown(facts[name])}")
-    if facts["masks"] not in ("sampled_once", "threshold"):
-        raise FlgenError(f"its provenance names a kind of mask that does not exist: {_shown(facts['masks'])}")
-    return class_path, init_args, Provenance(**facts)
-
-
-def _object(value: Any, name: str, keys: tuple[str, ...]) -> dict[str, Any]:
-    """Return an object of the description, in the order of its keys, which must be these."""
-    if not isinstance(value, dict) or set(value) != set(keys):
-        raise FlgenError(f"its {name} must have {', '.join(keys)} and nothing else")
-    return {key: value[key] for key in keys}
-
-
-def _plain(value: Any) -> bool:
-    """Say whether a value is null, a boolean, a number of 64 bits, or a string that can be shown."""
-    if isinstance(value, str):
-        return value.isprintable()
-    if isinstance(value, int):
-        return -(2**63) <= value < 2**63
-    return value is None or (isinstance(value, float) and math.isfinite(value))
-
-
-def _shown(value: Any) -> str:
-    return ascii(value)[:80]
+def _decoded(coded: bytes, weights: int, described: Description) -> Tensor:
+    """Return the mask, bool (d,)."""
+    if described.coding == "entropy":
+        return torch.from_numpy(decode_runs(coded, described.layers, 2)).bool()
+    octets = torch.frombuffer(bytearray(coded), dtype=torch.uint8) if coded else torch.empty(0, dtype=torch.uint8)
+    return Bits.decode(octets, (weights,), torch.bool)[""]

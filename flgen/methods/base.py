@@ -48,6 +48,9 @@ class Method(ABC):
     incidental: ClassVar[frozenset[str]] = frozenset()
     """Options that may differ when a run is continued, since they say how work is done and not what comes out."""
 
+    state_on_every_rank: ClassVar[bool] = False
+    """Whether a run that is continued gives every rank the server's state, since clients go on from it, too."""
+
     has_updates: ClassVar[bool] = False
     """Whether a server sends weights that clients train and send back, so that it has an `update_of`."""
 
@@ -132,6 +135,13 @@ class Method(ABC):
         """Return what the server learnt about round t besides evaluation (losses, drift, density)."""
         return {}
 
+    def exhausted(self, t: int) -> str:
+        """Return why round t must not be run, such as a privacy budget that it would overspend; nothing if it may.
+
+        The same on every rank. The run then ends with the round before, as if it were the last one.
+        """
+        return ""
+
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """Return the server's state: tensors and plain values, enough to go on after a restart."""
@@ -180,9 +190,20 @@ class ServerMethod(Method):
     def download(self, t: int) -> Payload:
         """Return what the server sends to every client of round t."""
 
+    def coding_contexts(self) -> dict[str, Tensor]:
+        """Return what server and clients both know now about entries that are coded with contexts, by name.
+
+        It is asked for on every rank, before the download of a round is decoded and again after `take_up`.
+        """
+        return {}
+
+    def take_up(self, download: dict[str, Tensor], t: int) -> dict[str, Tensor]:
+        """Return what clients make of the download, the same for all; called once per rank, before any client step."""
+        return download
+
     @abstractmethod
     def client_step(self, client: Client, download: dict[str, Tensor], t: int) -> Payload:
-        """Run one client's local work of round t and return its upload."""
+        """Run one client's local work of round t, on what was received, and return its upload."""
 
     def opening(self) -> Payload:
         """Return what the server sends to every client once, before the first round; nothing for most.
@@ -203,6 +224,17 @@ class ServerMethod(Method):
     @abstractmethod
     def aggregate(self, t: int, uploads: Uploads) -> None:
         """Update the server's state from the uploads of round t."""
+
+    def hand_over(self, t: int) -> dict[int, int]:
+        """Return which client gives a part of its state to which after round t, by id; nobody for most.
+
+        The same on every rank; nobody may get two.
+        """
+        return {}
+
+    def handed_over(self, state: dict[str, Tensor]) -> Payload:
+        """Return what a client gives away of its state, under the names that it has there and with the receiver."""
+        return {}
 
     def candidates(self, t: int) -> Payload:
         """Return what the server sends to the clients of round t to be judged; of a method that `validates`."""
@@ -226,6 +258,7 @@ class PeerMethod(Method):
 
     topology: PeerTopology
     personal = True
+    state_on_every_rank = True  # what is common to all
     evaluated: bool = False
 
     def __init__(self, topology: PeerTopology | None = None) -> None:

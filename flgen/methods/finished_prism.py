@@ -78,6 +78,15 @@ class FinishedGenerator(ABC):
     def origin(self) -> tickets.Provenance:
         """Return data set, run, round, seed and kind of mask."""
 
+    @abstractmethod
+    def ticket(self) -> tickets.Ticket:
+        """Finish the generator, and return it as a ticket.
+
+        Raises:
+            UsageError: It is of another method.
+            FlgenError: It is missing or damaged.
+        """
+
     @property
     @abstractmethod
     def weights_file(self) -> Path:
@@ -200,12 +209,7 @@ class CheckpointGenerator(FinishedGenerator):
         return torch.bernoulli(torch.sigmoid(scores.cpu()), generator=draws)
 
     def ticket(self) -> tickets.Ticket:
-        """Return the generator as a ticket.
-
-        Raises:
-            UsageError: It is of another method.
-            FlgenError: It is missing or damaged.
-        """
+        """Finish the generator, and return it as a ticket."""
         generator = self.network
         self.finish()
         means, variances = tickets.statistics(generator)
@@ -218,6 +222,7 @@ class CheckpointGenerator(FinishedGenerator):
             means=means,
             variances=variances,
             provenance=replace(self.origin(), run=self.folder.absolute().name),  # not where it lies on this machine
+            layers=tuple(place.stop - place.start for place in network.layer_slices(generator).values()),
         )
 
 
@@ -266,6 +271,11 @@ class TicketGenerator(FinishedGenerator):
     def finish(self) -> None:
         """Take mask and statistics from the ticket."""
         tickets.apply_ticket(self._ticket, self.network)
+
+    def ticket(self) -> tickets.Ticket:
+        """Finish the generator, and return the ticket that it is of."""
+        self.finish()
+        return self._ticket
 
 
 def _reason(error: Exception) -> str:

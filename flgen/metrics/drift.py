@@ -71,11 +71,26 @@ def binary_entropy(p: Tensor) -> Tensor:
     return (torch.special.entr(p) + torch.special.entr(1 - p)) / math.log(2)
 
 
+def cross_entropy_bits(theta: Tensor, mask: Tensor) -> float:
+    """Return what a mask takes in bits if it is coded by given probabilities (prism.md, section 7 and check 9).
+
+    That is the sum of -[m log2 theta + (1 - m) log2(1 - theta)], infinite for a mask that cannot be. Its expectation
+    over masks drawn from `theta` is the sum of `binary_entropy`.
+
+    Args:
+        theta: Probabilities of a one, any shape, float.
+        mask: Mask of zeros and ones of the same shape, bool, integer or float.
+    """
+    _check_shapes(theta, mask)
+    theta = theta.double()
+    return -torch.where(mask.bool(), theta, 1 - theta).log2().sum().item()
+
+
 def _count(selected: Tensor, weights: Tensor | None) -> int:
     return int(selected.sum() if weights is None else weights[selected].sum())
 
 
-def _check_shapes(a: Tensor, b: Tensor, weights: Tensor | None) -> None:
+def _check_shapes(a: Tensor, b: Tensor, weights: Tensor | None = None) -> None:
     shapes = [tuple(tensor.shape) for tensor in (a, b, weights) if tensor is not None]
     if len(set(shapes)) > 1 or a.numel() == 0:
         raise ValueError(f"tensors of one shape with at least one element expected, got {shapes}")

@@ -107,7 +107,11 @@ class TrainedExtractor(nn.Module):
         return self.head(self.body(self.normalised(images)))
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Return the images as float32 of the trained shape, zero mean and unit deviation over the training set."""
+        """Return the images as float32 of the trained shape, zero mean and unit deviation over the training set.
+
+        Args:
+            images: uint8, or floats in [0, 255] through which gradients flow (B, C, H, W).
+        """
         channels, *size = self.shape
         if images.shape[1] not in (1, channels):
             raise UsageError(f"the extractor takes images of {channels} channel(s) and these have {images.shape[1]}")
@@ -117,7 +121,11 @@ class TrainedExtractor(nn.Module):
         return (pixels - self.mean) / self.std
 
 
-def trained_extractor(data: LabelledData, cache_dir: str | os.PathLike[str] | None = None) -> TrainedExtractor:
+def trained_extractor(
+    data: LabelledData,
+    cache_dir: str | os.PathLike[str] | None = None,
+    option: str = "--evaluation.extractors",
+) -> TrainedExtractor:
     """Return the extractor of a data set from the cache, or train it and put it there.
 
     One process trains while the others wait for its file. Training draws from a generator of its own, so that a
@@ -126,12 +134,13 @@ def trained_extractor(data: LabelledData, cache_dir: str | os.PathLike[str] | No
     Args:
         data: Data module; `train` is learnt from, `test` gives the held-out accuracy.
         cache_dir: Folder of cached extractors; default `$FLGEN_CACHE/extractors`, else `~/.cache/flgen/extractors`.
+        option: Where the data set was chosen, for messages.
 
     Raises:
         UsageError: The data set cannot be classified: no images, no labels, one class.
         FlgenError: The lock of the cache is held for longer than half an hour.
     """
-    _check(data)
+    _check(data, option)
     path = _cache_folder(cache_dir) / _file_name(data)
     extractor = _read(path, data, log_damage=False)
     if extractor is not None:
@@ -158,9 +167,9 @@ def trained_extractor(data: LabelledData, cache_dir: str | os.PathLike[str] | No
         lock.release()
 
 
-def _check(data: LabelledData) -> None:
+def _check(data: LabelledData, option: str) -> None:
     where = f"the extractor '{data.name}' is a classifier trained on its data set"
-    other = "choose another --evaluation.extractors"
+    other = f"choose another {option}"
     if data.classes < 2:
         raise UsageError(f"{where}, which has fewer than two classes: {other}")
     for split, images, labels in (

@@ -1,11 +1,15 @@
-"""The residual block of PRISM's generator (section 2)."""
+"""The residual block of PRISM's generator (section 2), of masked layers or of ordinary ones."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flgen.masks.layers import MaskedConv2d
+from flgen.masks.layers import MaskedConv2d, MaskedConvTranspose2d
+from flgen.models.dense_layers import DenseConv2d, DenseConvTranspose2d
 
 
 def upsampled_conv3x3(maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -40,27 +44,58 @@ class UpsampledConv2d(MaskedConv2d):
         return upsampled_conv3x3(images, *self.effective())
 
 
+class DenseUpsampledConv2d(DenseConv2d):
+    """Nearest-neighbour doubling followed by an ordinary 3x3 convolution with padding 1."""
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = False) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1, bias=bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, C_in, H, W) to (B, C_out, 2H, 2W)."""
+        return upsampled_conv3x3(images, self.weight, self.bias)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What a generator is built of.
+
+    Args:
+        convolution: Takes input channels, output channels, the kernel's side, `padding` and `bias`.
+        transposed: The same.
+        upsampled: Takes input channels, output channels and `bias`.
+    """
+
+    convolution: Callable[..., nn.Module]
+    transposed: Callable[..., nn.Module]
+    upsampled: Callable[..., nn.Module]
+
+
+MASKED = Layers(MaskedConv2d, MaskedConvTranspose2d, UpsampledConv2d)
+DENSE = Layers(DenseConv2d, DenseConvTranspose2d, DenseUpsampledConv2d)
+
+
 class ResidualBlock(nn.Module):
     """Doubles the size of the maps: BN - ReLU - nearest x2 - conv3x3 - BN - ReLU - conv3x3, plus conv1x1 - nearest x2.
 
-    The batch normalisations have no weights of their own, so that masks are all there is to learn.
+    The batch normalisations have no weights of their own, so that the convolutions are all there is to learn.
 
     Args:
         inputs: Channels that come in.
         outputs: Channels that go out.
-        bias: Whether the convolutions have a frozen, masked bias.
+        bias: Whether the convolutions have a bias.
+        layers: What they are.
     """
 
-    def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, bias: bool, layers: Layers) -> None:
         super().__init__()
         self.norm1 = nn.BatchNorm2d(inputs, affine=False)
-        self.conv1 = UpsampledConv2d(inputs, outputs, bias=bias)
+        self.conv1 = layers.upsampled(inputs, outputs, bias=bias)
         self.norm2 = nn.BatchNorm2d(outputs, affine=False)
-        self.conv2 = MaskedConv2d(outputs, outputs, 3, padding=1, bias=bias)
-        self.bypass = MaskedConv2d(inputs, outputs, 1, bias=bias)
+        self.conv2 = layers.convolution(outputs, outputs, 3, padding=1, bias=bias)
+        self.bypass = layers.convolution(inputs, outputs, 1, bias=bias)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map (B, inputs, H, W) to (B, outputs, 2H, 2W)."""
-        main = self.conv1(F.relu(self.norm1(maps), inplace=True))
+        main: Tensor = self.conv1(F.relu(self.norm1(maps), inplace=True))
         main = self.conv2(F.relu(self.norm2(main), inplace=True))
         return main + F.interpolate(self.bypass(maps), scale_factor=2, mode="nearest")

@@ -93,6 +93,11 @@ class VggFeatures:
             inputs = channels
             index += 4 if layer in POOLED_AFTER else 3
 
+    @property
+    def weights(self) -> list[Tensor]:
+        """All numbers that decide its features."""
+        return [tensor for pair in (*self._filters, *self._scales) for tensor in pair]
+
     def to(self, device: torch.device) -> VggFeatures:
         """Move the weights to `device`, in place."""
         if self._filters[0][0].device != device:

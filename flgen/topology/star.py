@@ -109,7 +109,12 @@ class Star(Topology):
         return self.channel.rank == SERVER_RANK
 
     def send_down(
-        self, round: int, payload: codecs.Payload | None, recipients: int, phase: str = "download"
+        self,
+        round: int,
+        payload: codecs.Payload | None,
+        recipients: int,
+        phase: str = "download",
+        contexts: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Send the server's payload to every client of the cohort and return what a client receives.
 
@@ -118,6 +123,7 @@ class Star(Topology):
             payload: On the server; None elsewhere.
             recipients: Number of clients in the cohort.
             phase: Its name in the ledger.
+            contexts: The contexts of coded entries, by name.
         """
         message = None if payload is None else codecs.encode_payload(payload)
         message = self.channel.broadcast(message, SERVER_RANK)
@@ -131,7 +137,7 @@ class Star(Topology):
                 bytes=recipients * message.numel(),
                 wire_bytes=copies * message.numel(),
             )
-        return codecs.decode_payload(message)
+        return codecs.decode_payload(message, contexts)
 
     def open_round(
         self,
@@ -142,6 +148,7 @@ class Star(Topology):
         rank_of: Mapping[int, int],
         download: Mapping[str, Tensor],
         streams: RandomStreams,
+        contexts: Mapping[str, Tensor] | None = None,
     ) -> Collector | secure_collector.SecureCollector:
         """Start to collect the uploads of one round; under secure aggregation the clients exchange keys and shares.
 
@@ -152,6 +159,7 @@ class Star(Topology):
             rank_of: The rank that runs each of them, by id.
             download: What `send_down` returned.
             streams: The run's random streams.
+            contexts: The contexts of coded entries, by name.
         """
         if self.secure_aggregation is not None:
             return secure_collector.SecureCollector(
@@ -161,7 +169,7 @@ class Star(Topology):
         running = sums.RunningSum(weight_limit, self.reduction, self.fraction_bits)
         alone = len(samples) == 1
         by_message = self.transport == "messages" or collection == "gather" or alone
-        return Collector(self, round, collection, running, by_message, alone)
+        return Collector(self, round, collection, running, by_message, alone, contexts)
 
     def carry_messages(
         self, round: int, messages: Mapping[int, Tensor], roll_calls: Sequence[dict]
@@ -199,7 +207,14 @@ class Collector:
     """Takes the uploads of this rank's clients one by one and brings the round's result to the server."""
 
     def __init__(
-        self, star: Star, round: int, collection: Collection, running: sums.RunningSum, by_message: bool, alone: bool
+        self,
+        star: Star,
+        round: int,
+        collection: Collection,
+        running: sums.RunningSum,
+        by_message: bool,
+        alone: bool,
+        contexts: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._star = star
         self._round = round
@@ -207,6 +222,7 @@ class Collector:
         self._running = running
         self._by_message = by_message
         self._alone = alone
+        self._contexts = contexts
         self._messages: dict[int, Tensor] = {}
         self._samples: dict[int, int] = {}
 
@@ -218,7 +234,7 @@ class Collector:
         if self._by_message:
             self._messages[client] = message
         else:
-            self._running.add(codecs.decode_payload(message), self._weight(samples))
+            self._running.add(codecs.decode_payload(message, self._contexts), self._weight(samples))
 
     def roll_call(self) -> dict:
         """Return what the other ranks must know about this rank's uploads."""
@@ -243,7 +259,7 @@ class Collector:
         samples = {client: n for call in roll_calls for client, n in call["samples"].items()}
         if not self._by_message:
             return self._uploads(samples, self._running.values(), None)
-        decoded = {client: codecs.decode_payload(each[client]) for client in sorted(each)}
+        decoded = {client: codecs.decode_payload(each[client], self._contexts) for client in sorted(each)}
         if self._collection == "gather":
             return self._uploads(samples, None, decoded)
         if self._alone and decoded:

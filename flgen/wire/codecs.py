@@ -2,7 +2,7 @@
 
 A payload is a mapping from names to `Entry`s, a tensor with the codec that carries it:
 
-    {"mask": bits(m), "scores": dense(s), "weights": sparse(w, support)}
+    {"mask": bits(m), "scores": dense(s), "weights": sparse(w, support), "counts": coded(c, contexts, alphabet=11)}
 
 Each arrives under its name; of a sparse one the support arrives too, as "weights.support".
 
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from flgen.wire.bodies import Bits, Codec, Dense, Sparse, WireError
+from flgen.wire.entropy_coding import Coded
 
 MAGIC = b"FG"
 VERSION = 1
@@ -39,7 +40,7 @@ _DTYPES = (
     torch.float64,
 )
 
-_CODECS: dict[int, type[Codec]] = {Dense.code: Dense, Bits.code: Bits, Sparse.code: Sparse}
+_CODECS: dict[int, type[Codec]] = {Dense.code: Dense, Bits.code: Bits, Sparse.code: Sparse, Coded.code: Coded}
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,30 @@ def sparse(values: Tensor, support: Tensor) -> Entry:
     return Entry(values, Sparse(support))
 
 
+def coded(symbols: Tensor, contexts: Tensor | None = None, alphabet: int = 2) -> Entry:
+    """Send small integers in as few bits as they and what both ends know of them allow (prism.md, section 7).
+
+    Args:
+        symbols: Bool, or uint8 below `alphabet`, any shape; they arrive as what they are.
+        contexts: What both ends know, such as `probability_levels`: uint8, the shape of `symbols`. Symbols of one
+            context are coded with the frequencies that they have. The receiver hands the same to `decode_payload`.
+        alphabet: Number of symbols there could be, 2 to 256: K + 1 for counts among K.
+
+    Raises:
+        ValueError: They do not fit together.
+    """
+    if symbols.dtype not in (torch.bool, torch.uint8) or not 2 <= alphabet <= 256:
+        raise ValueError(f"bool or uint8 symbols of 2 to 256 kinds expected, got {alphabet} kinds of {symbols.dtype}")
+    if contexts is not None and (contexts.shape != symbols.shape or contexts.dtype != torch.uint8):
+        raise ValueError(
+            f"uint8 contexts of shape {tuple(symbols.shape)} expected, got {contexts.dtype} {tuple(contexts.shape)}"
+        )
+    largest = int(symbols.max()) if symbols.numel() else 0
+    if largest >= alphabet or (symbols.dtype == torch.bool and alphabet > 2):
+        raise ValueError(f"{alphabet} kinds of symbols expected, got {symbols.dtype} up to {largest}")
+    return Entry(symbols, Coded(alphabet, contexts))
+
+
 def encode_payload(payload: Payload) -> Tensor:
     """Return the payload as one uint8 tensor (bytes,): what the ledger counts and the process group carries."""
     parts = []
@@ -106,19 +131,20 @@ def count_scalars(payload: Payload) -> dict[str, int]:
     return counted
 
 
-def decode_payload(message: Tensor) -> dict[str, Tensor]:
+def decode_payload(message: Tensor, contexts: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Return the tensors of an encoded payload by name, on the message's device.
 
     Args:
         message: uint8 (bytes,), as `encode_payload` made it.
+        contexts: Those given to `coded`, by the entry's name.
 
     Raises:
-        WireError: The bytes are not a whole payload of this version.
+        WireError: The bytes are not a whole payload of this version, or their contexts were others.
     """
     tensors: dict[str, Tensor] = {}
     position = 0
     while position < message.numel():
-        parts, position = _decode_entry(message, position)
+        parts, position = _decode_entry(message, position, contexts or {})
         for name, tensor in parts.items():
             if name in tensors:
                 raise WireError(f"payload has two tensors named {name!r}: rename an entry")
@@ -126,7 +152,7 @@ def decode_payload(message: Tensor) -> dict[str, Tensor]:
     return tensors
 
 
-def _decode_entry(message: Tensor, position: int) -> tuple[dict[str, Tensor], int]:
+def _decode_entry(message: Tensor, position: int, contexts: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:
     def take(length: int) -> Tensor:
         nonlocal position
         if position + length > message.numel():
@@ -148,5 +174,9 @@ def _decode_entry(message: Tensor, position: int) -> tuple[dict[str, Tensor], in
         name = bytes(take(label_length).tolist()).decode("ascii")
     except UnicodeDecodeError:
         raise WireError("payload has an entry whose name is not readable: it is damaged") from None
-    parts = _CODECS[code].decode(take(body_length), shape, _DTYPES[dtype])
+    body = take(body_length)
+    if code == Coded.code:
+        parts = Coded.decode(body, shape, _DTYPES[dtype], contexts.get(name))
+    else:
+        parts = _CODECS[code].decode(body, shape, _DTYPES[dtype])
     return {name + part: tensor for part, tensor in parts.items()}, position

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from result_runs import train
+
 from flgen.commands.plot.costs import WAYS, cost_of
 from flgen.commands.plot.runs import Experiment, find_experiments
-from flgen.experiment.records import read_events, read_metrics
+from flgen.experiment.records import read_metrics
 from flgen.metrics.over_rounds import chosen_on_validation, final_and_best, validated_headline
 from flgen.metrics.over_seeds import Spread, over_seeds
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-BASELINES = CONFIGS / "baselines"
 METHODS = {
     "Local": "local_networks",
     "LG-FedAvg": "lgfedavg",
@@ -48,25 +45,6 @@ HEADER = (
     "MB up",
     "MB down",
 )
-
-
-def train(config: str, overlay: str | None, run_dir: Path, options: Sequence[str], seeds: Sequence[int] = ()) -> None:
-    """Run an experiment, or go on with it, unless it is finished; with seeds they share who holds which samples."""
-    if finished([run_dir / f"seed-{seed}" for seed in seeds] or [run_dir]):
-        return
-    command = [sys.executable, "-m", "flgen.cli", "fit", "--config", str(CONFIGS / f"{config}.yaml")]
-    if overlay is not None:
-        command += ["--config", str(BASELINES / f"{overlay}.yaml")]
-    command += [f"--run_dir={run_dir}", "--trainer.devices=1", *options]
-    if seeds:
-        command += [f"--seeds={list(seeds)}"]
-    elif any((run_dir / "checkpoints").glob("round-*")):
-        command += ["--ckpt_path=last"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ)
-
-
-def finished(runs: Sequence[Path]) -> bool:
-    return all(any(event["event"] == "end" for event in read_events(run / "events.jsonl")) for run in runs)
 
 
 def digits(folder: Path, seeds: Sequence[int], rounds: int | None = None) -> str:

@@ -105,8 +105,9 @@ def fit(
     local_steps: int,
     batch_size: int,
     callbacks: list[Callback],
+    **exchange: Any,
 ) -> Any:
-    """Run flgen's PRISM, with everything but fidelity; return how it ended."""
+    """Run flgen's PRISM, with everything but fidelity; `exchange` says what travels. Return how it ended."""
     trainer = FederatedTrainer(
         rounds=rounds,
         accelerator="cpu",
@@ -116,7 +117,7 @@ def fit(
         callbacks=callbacks,
     )
     return trainer.fit(
-        Prism(local_steps=local_steps, batch_size=batch_size, recalibration_batches=1),
+        Prism(local_steps=local_steps, batch_size=batch_size, recalibration_batches=1, **exchange),
         model,
         Blobs(clients * samples_per_client),
         IID(clients),

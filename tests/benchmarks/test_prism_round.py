@@ -25,8 +25,15 @@ def losses() -> dict[str, Loss]:
     return {"VGG19-BN moments": VggMoments(weights="random"), "kernel MMD": KernelMMD(real_batch=64)}
 
 
+PLAIN: Any = {"uplink": "bits", "downlink": "scores"}
+CODED: Any = {"uplink": "coded", "downlink": "counts"}
+
+
+@pytest.mark.parametrize("exchange", [PLAIN, CODED], ids=["packed bits, float scores", "coded bits, coded counts"])
 @pytest.mark.parametrize("name", list(losses()))
-def test_everything_but_local_steps_as_a_share_of_the_round(name: str, report: Report, tmp_path: Path) -> None:
+def test_everything_but_local_steps_as_a_share_of_the_round(
+    name: str, exchange: Any, report: Report, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     model = generator(losses()[name])
     sizes: dict[str, Any] = {"clients": 1, "samples_per_client": BATCH_SIZE, "local_steps": 4, "batch_size": BATCH_SIZE}
     steps = StepClock(model)
@@ -36,7 +43,7 @@ def test_everything_but_local_steps_as_a_share_of_the_round(name: str, report: R
     model = generator(losses()[name])
     sizes = {"clients": CLIENTS, "samples_per_client": 8, "local_steps": 1, "batch_size": 2}
     rounds = StepClock(model)
-    fit(model, tmp_path / "rounds", rounds=6, callbacks=[rounds], **sizes)
+    fit(model, tmp_path / "rounds", rounds=6, callbacks=[rounds], **sizes, **exchange)
     assert len(rounds.steps) == 6 * CLIENTS
 
     def times(clock: str) -> tuple[float, float]:
@@ -49,7 +56,7 @@ def test_everything_but_local_steps_as_a_share_of_the_round(name: str, report: R
 
     besides, step = times("cpu")
     report.add(
-        f"PRISM round besides local steps, {name}",
+        f"PRISM round besides local steps, {name}, {request.node.callspec.id.removeprefix(f'{name}-')}",
         share(besides, step),
         3,
         "%",
@@ -60,10 +67,26 @@ def test_everything_but_local_steps_as_a_share_of_the_round(name: str, report: R
     )
 
 
-def test_bytes_that_a_client_sends(report: Report, tmp_path: Path) -> None:
+def sent_bytes(run_dir: Path, rounds: int, exchange: Any) -> dict[str, float]:
+    """Return the metrics of a run whose clients take one small step a round."""
     sizes: dict[str, Any] = {"clients": CLIENTS, "samples_per_client": 8, "local_steps": 1, "batch_size": 2}
-    result = fit(generator(KernelMMD(real_batch=8)), tmp_path / "run", rounds=1, callbacks=[], **sizes)
-    sent, left_over = divmod(int(result.metrics["comm/up_bytes"]), CLIENTS)
+    return fit(generator(KernelMMD(real_batch=8)), run_dir, rounds=rounds, callbacks=[], **sizes, **exchange).metrics
+
+
+def test_bits_per_weight_of_a_coded_round(report: Report, tmp_path: Path) -> None:
+    metrics = sent_bytes(tmp_path / "run", 2, CODED)
+    up, down = (8 * metrics[f"comm/{way}_bytes"] / CLIENTS / WEIGHTS for way in ("up", "down"))
+    bound = metrics["mask/cross_entropy_bits"]
+    assert up < 1.01 * bound
+    assert down < 4
+    about = f"exact; {WEIGHTS:,} weights after one step per client; the cross-entropy is {bound:.4f} bits per weight"
+    report.add("PRISM uplink coded, over the cross-entropy", up / bound, 1.01, "x", about)
+    report.add("PRISM downlink as coded counts", down, 4, "bits per weight", f"exact; {CLIENTS} clients, K + 1 counts")
+
+
+def test_bytes_that_a_client_sends(report: Report, tmp_path: Path) -> None:
+    metrics = sent_bytes(tmp_path / "run", 1, PLAIN)
+    sent, left_over = divmod(int(metrics["comm/up_bytes"]), CLIENTS)
     packed = -(-WEIGHTS // 8)
     assert left_over == 0
     assert packed < sent <= packed + 64

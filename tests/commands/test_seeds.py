@@ -104,6 +104,25 @@ def test_what_is_finished_is_not_repeated_and_what_was_stopped_goes_on(
     assert started == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--method=DPFedAvgGAN", "--seeds=[0,1,2]"], "flgen: --seeds [0, 1, 2]: 3 runs release what the same records"),
+        (["--method=Prism", "--method.privacy=StatisticsGaussian", "--seeds=[0,1]"], "flgen: --seeds [0, 1]: 2 runs"),
+        (["--method=DPFedAvgGAN", "--method.privacy=null", "--seeds=[0,1]"], ""),
+        (["--method=DPFedAvgGAN", "--seeds=[0]"], ""),
+        (["--seeds=[0,1]"], ""),
+    ],
+)
+def test_private_runs_of_several_seeds_add_up_and_it_is_said(
+    arguments: list[str], said: str, fit: Fit, started: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit(*arguments) == 0
+    errors = capsys.readouterr().err
+    assert errors.startswith(said)
+    assert errors.count("\n") == bool(said)
+
+
 def test_more_rounds_go_on_with_all_seeds(fit: Fit, started: list[dict[str, Any]]) -> None:
     fit("--seeds=[0]")
     with pytest.raises(FlgenError, match=r"seed-0 has 2 rounds, --trainer.rounds is 1: runs of different lengths"):

@@ -228,6 +228,27 @@ def test_the_public_and_the_private_half_of_the_digits_share_no_image_and_miss_n
     assert Digits(part="public", test_fraction=0.1).name == "digits-0.1-public"  # other images, hence another name
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({}, {"part": "public"}),
+        ({"test_fraction": 0.25}, {"test_fraction": 0.3}),
+        ({"part": "public", "test_fraction": 0.3}, {"part": "private"}),
+        ({"part": "private"}, {"part": "private", "image_size": 16}),
+    ],
+)
+def test_digits_share_images_with_digits_of_other_fractions_halves_and_sizes(one, other):
+    assert Digits(**one).shares_samples_with(Digits(**other))
+    assert Digits(**other).shares_samples_with(Digits(**one))
+
+
+@pytest.mark.parametrize("size", [8, 16])
+def test_the_halves_of_the_digits_share_no_image_at_any_size(size):
+    halves = Digits(part="public", image_size=size), Digits(part="private")
+    assert not halves[0].shares_samples_with(halves[1])
+    assert not halves[1].shares_samples_with(halves[0])
+
+
 def test_digits_come_in_other_sizes():
     digits = Digits(image_size=16, test_fraction=0.5)
     digits.setup()

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_data import RandomImages, assert_one_line, read
+from small_data import RandomImages, assert_one_line, random_images, read
 
-from flgen.data import IID, LabelledData
+from flgen.data import IID, ImageData, LabelledData
+from flgen.data.image_data import ImageLayout
+from flgen.data.image_set import ImageSet
 from flgen.data.labelled_data import Layout
 from flgen.data.labelled_set import LabelledSet
 from flgen.data.shards import write_client_shards
@@ -83,6 +85,37 @@ def test_what_a_data_set_of_a_new_kind_lacks_is_named():
         Points().decode_sample(b"", ".txt")
     with pytest.raises(TypeError, match="a property shape"):
         _ = Layout("mine", ()).shape
+
+
+class Given(ImageData):
+    """Images that it is given, of a name that it is given."""
+
+    def __init__(self, train: ImageSet, test: ImageSet, called: str = "given") -> None:
+        super().__init__()
+        self._splits, self._called = (train, test), called
+
+    def layout(self) -> ImageLayout:
+        return ImageLayout(self._called, ("a", "b", "c"), 1, self._splits[0].images.shape[-1])
+
+    def load(self) -> tuple[ImageSet, ImageSet]:
+        return self._splits
+
+
+def test_samples_that_two_data_sets_share_are_found_whatever_the_data_sets_are_called():
+    some, others, held_out = (random_images(9, seed=seed) for seed in (2, 3, 4))
+    other = read(Given(some, held_out))
+    assert not read(Given(others, others)).shares_samples_with(other)  # one class and name, but other images
+    one = others.followed_by(some.subset(torch.tensor([8])))
+    assert read(Given(one, others, "mine")).shares_samples_with(other)
+    assert read(Given(held_out, others, "mine")).shares_samples_with(other)  # clients may have what is held out
+    assert not read(Given(others, some, "mine")).shares_samples_with(other)  # what a network was not trained on
+
+
+def test_samples_of_two_shapes_may_be_the_same_if_class_or_name_is():
+    small, large = (read(Given(random_images(9, side=side), random_images(9, side=side))) for side in (6, 8))
+    assert small.shares_samples_with(large)
+    assert not RandomImages().shares_samples_with(large)
+    assert Points().shares_samples_with(read(Given(*large.load(), "points")))
 
 
 def test_shards_are_of_images_only(tmp_path):

@@ -36,6 +36,16 @@ def test_a_set_behind_another_keeps_the_attributes_that_both_have():
     assert len(first) == 4
 
 
+@pytest.mark.parametrize("inputs", [TOKENS, TOKENS.float(), TOKENS[:, 0], TOKENS.T.contiguous().T, TOKENS > 4])
+def test_equal_inputs_have_one_digest_and_others_have_others(inputs):
+    samples, again = LabelledSet(inputs, LABELS), LabelledSet(inputs.clone(), LABELS.flip(0))
+    assert samples.digests() == again.digests()
+    assert len(samples.digests()) == len(inputs.unique(dim=0))
+    first, last = (samples.subset(torch.tensor([row])).digests() for row in (0, 3))
+    assert first < samples.digests()
+    assert first.isdisjoint(last)
+
+
 def test_a_subset_of_images_is_a_set_of_images():
     images = ImageSet(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), LABELS)
     assert isinstance(images.subset(torch.tensor([1])), ImageSet)

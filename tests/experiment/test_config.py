@@ -591,7 +591,7 @@ def overlaid() -> dict[tuple[str, str], dict[str, Any]]:
     """Every dispfl_*.yaml, by name and "", and every baseline over each of them, by both names."""
     bases = sorted(CONFIGS.glob("dispfl_*.yaml"))
     all_overlays = sorted((CONFIGS / "baselines").glob("*.yaml"))
-    overlays = [None, *(path for path in all_overlays if "over a fedktl" not in path.read_text().replace("\n# ", " "))]
+    overlays = [None, *(path for path in all_overlays if "over a dispfl_" in path.read_text().replace("\n# ", " "))]
     pairs = [(base, overlay) for base in bases for overlay in overlays]
     asked = json.dumps([[str(file) for file in pair if file] for pair in pairs])
     done = subprocess.run([sys.executable, "-c", PARSE_ALL], input=asked, capture_output=True, text=True)

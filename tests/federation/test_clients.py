@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -135,6 +136,28 @@ def test_cohorts_differ_by_seed_and_reach_everybody_equally_often() -> None:
     assert abs(seen - 100).max() < 5 * np.sqrt(400 * 0.25 * 0.75)
     other = Federation(clients(20), RandomStreams(1), clients_per_round=5)
     assert [c.id for c in other.cohort(1)] != [c.id for c in everyone.cohort(1)]
+
+
+def test_the_client_that_took_part_most_often_is_counted_in_any_order() -> None:
+    some = federation(7, clients_per_round=3)
+    cohorts = [{client.id for client in some.cohort(t)} for t in range(1, 31)]
+    most = [max(sum(k in cohort for cohort in cohorts[:t]) for k in range(7)) for t in range(31)]
+    assert [some.most_rounds(t) for t in (30, 4, 0, 17)] == [most[t] for t in (30, 4, 0, 17)]
+    assert [federation(7, clients_per_round=3).most_rounds(t) for t in range(31)] == most
+    assert [federation(7, clients_per_round=size).most_rounds(9) for size in (None, 7)] == [9, 9]
+
+
+def test_counting_attendance_keeps_one_number_per_round_and_one_per_client() -> None:
+    some = federation(400, clients_per_round=40)
+    some.most_rounds(10)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        some.most_rounds(150)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 100_000  # bytes; a count of every client for every round takes more than a million
 
 
 def test_renumbered_clients_are_drawn_by_their_key() -> None:

@@ -143,16 +143,17 @@ def test_every_stage_of_a_shipped_pipeline_parses(config: str, flgen: Flgen, tmp
         assert shown.returncode == 0, (stage.name, shown.stderr)
 
 
-def laid_over_fedktl(path: Path) -> bool:
-    """Whether an overlay's comment says that it belongs to the experiments of FedKTL."""
-    return "over a fedktl" in " ".join(path.read_text().split("\n# "))
+def family(overlay: Path) -> str:
+    """Whose experiments an overlay's comment says that it is laid over."""
+    about = overlay.read_text().replace("\n# ", " ")
+    return next(family for family in ("dispfl", "fedktl", "prism") if f"over a {family}_" in about)
 
 
 @pytest.mark.parametrize("config", SINGLE_RUNS)
 def test_every_shipped_configuration_parses(config: str, flgen: Flgen) -> None:
     files = [CONFIGS / config]
     if "/" in config:
-        files.insert(0, CONFIGS / ("fedktl_digits.yaml" if laid_over_fedktl(files[0]) else "dispfl_digits.yaml"))
+        files.insert(0, CONFIGS / f"{family(files[0])}_digits.yaml")
     shown = flgen("fit", *(part for file in files for part in ("--config", str(file))), "--print_config")
     assert shown.returncode == 0, shown.stderr
     assert "run_dir: runs/" + files[0].stem in shown.stdout
@@ -197,7 +198,7 @@ def started(runs: list[list[Path]]) -> list[str]:
 
 def test_every_baseline_starts_on_the_digits_experiment() -> None:
     overlays = sorted((CONFIGS / "baselines").glob("*.yaml"))
-    baselines = [[CONFIGS / "dispfl_digits.yaml", path] for path in overlays if not laid_over_fedktl(path)]
+    baselines = [[CONFIGS / "dispfl_digits.yaml", path] for path in overlays if family(path) == "dispfl"]
     methods = [
         "DisPFL",
         "Ditto",
@@ -224,9 +225,9 @@ def test_every_baseline_starts_on_the_digits_experiment() -> None:
 
 def test_every_method_for_different_networks_starts_on_the_digits_experiment_of_fedktl() -> None:
     baselines, generators = (sorted((CONFIGS / folder).glob("*.yaml")) for folder in ("baselines", "generators"))
-    overlays = [path for path in baselines if laid_over_fedktl(path)]
+    overlays = [path for path in [*baselines, *generators] if family(path) == "fedktl"]
     digits = CONFIGS / "fedktl_digits.yaml"
-    runs = [[digits], *([digits, path] for path in [*overlays, *generators])]
+    runs = [[digits], *([digits, path] for path in overlays)]
     methods = [
         "FedKTL",
         "FedDistill",
@@ -240,3 +241,10 @@ def test_every_method_for_different_networks_starts_on_the_digits_experiment_of_
         "Local",
     ]
     assert started(runs) == [f"{method} 10" for method in [*methods, *["FedKTL"] * len(generators)]]
+
+
+def test_every_rival_of_prism_starts_on_its_digits_experiment() -> None:
+    overlays = [path for path in sorted((CONFIGS / "baselines").glob("*.yaml")) if family(path) == "prism"]
+    methods = [yaml.safe_load(path.read_text())["method"]["class_path"] for path in overlays]
+    assert {"FedAvgGenerator", "DPFedAvgGAN"} <= set(methods)
+    assert started([[CONFIGS / "prism_digits.yaml", path] for path in overlays]) == [f"{name} 10" for name in methods]

@@ -119,7 +119,7 @@ def test_law_2_rows_written_after_the_checkpoint_are_written_again_not_twice(
 
 
 def test_law_3_a_prism_upload_is_its_bits_and_at_most_64_bytes(fit_small: Any, tmp_path: Path) -> None:
-    fit_small(tmp_path / "run", devices=2)
+    fit_small(tmp_path / "run", devices=2, method_options={"uplink": "bits", "downlink": "scores"})
     d = server_state(tmp_path / "run")["scores"].numel()
     rows = {row["phase"]: row for row in table(tmp_path / "run" / "ledger.csv", leave_out=()) if row["round"] == "1"}
     upload, download = rows["upload"], rows["download"]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import struct
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -28,36 +30,55 @@ from flgen.masks.ticket import (
     statistics,
     write_ticket,
 )
+from flgen.masks.ticket_description import Coding
+from flgen.metrics.drift import binary_entropy
 
 ORIGIN = Provenance("digits-public", "flgen.data.digits.Digits", "prism", 2, 7, "sampled_once")
 SMALL = {"image_size": 8, "channels": 1, "latent": 4, "width": 2}
-HEADER = 72  # bytes, with the digest
+CODED = SMALL | {"width": 8}  # large enough for a code to pay
+HEADER = 80  # bytes, with the digest
 
 
-def ticket_of(options: dict[str, Any], seed: int = 2**64 - 1) -> Ticket:
-    """A ticket of a network of these options, with random contents."""
+def ticket_of(options: dict[str, Any], seed: int = 2**64 - 1, varied: bool = True) -> Ticket:
+    """A ticket of a network of these options, with random contents and as many ones in all layers, or more and more."""
     with torch.device("meta"):
         generator = ResnetGenerator(**options)
-    weights = max(place.stop for place in network.layer_slices(generator).values())
+    layers = tuple(place.stop - place.start for place in network.layer_slices(generator).values())
     channels = sum(norm.num_features for norm in batch_norms(generator))
     draws = torch.Generator().manual_seed(0)
-    mask = torch.rand(weights, generator=draws) < 0.4
+    # The first layer keeps fewest weights, the last one most: 0.42 on average.
+    densities = torch.linspace(0.02, 0.82, sum(layers)) if varied else torch.full((sum(layers),), 0.42)
+    mask = torch.rand(sum(layers), generator=draws) < densities
     means, variances = torch.randn(channels, generator=draws), torch.rand(channels, generator=draws)
-    return Ticket("flgen.models.generators.ResnetGenerator", options, seed, mask, means, variances, ORIGIN)
+    return Ticket("flgen.models.generators.ResnetGenerator", options, seed, mask, means, variances, ORIGIN, layers)
 
 
 def same(a: Ticket, b: Ticket) -> bool:
     tensors = ("mask", "means", "variances")
-    others = ("class_path", "init_args", "weight_seed", "provenance")
+    others = ("class_path", "init_args", "weight_seed", "provenance", "layers")
     return all(torch.equal(getattr(a, name), getattr(b, name)) for name in tensors) and all(
         getattr(a, name) == getattr(b, name) for name in others
     )
 
 
+def first_version(ticket: Ticket) -> bytes:
+    """The file of a ticket as version 1 wrote it."""
+    described = {
+        "architecture": {"class_path": ticket.class_path, "init_args": ticket.init_args},
+        "provenance": asdict(ticket.provenance),
+    }
+    text = json.dumps(described, sort_keys=True, separators=(",", ":")).encode()
+    sizes = (len(text), ticket.weight_seed, len(ticket.mask), len(ticket.means))
+    header = struct.pack("<8sIIQQQ", b"FLTICKET", 1, *sizes)
+    body = text + np.packbits(ticket.mask.numpy()).tobytes()
+    body += ticket.means.numpy().tobytes() + ticket.variances.numpy().tobytes()
+    return header + hashlib.sha256(header + body).digest() + body
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tickets") / "x.flgen"
-    write_ticket(path, ticket_of(SMALL))
+    assert write_ticket(path, ticket_of(CODED)).coding == "entropy"
     return path
 
 
@@ -81,8 +102,8 @@ def refusal_of(content: bytes, folder: Path) -> str:
 
 
 def resealed(content: bytes) -> bytes:
-    """Return a file with a digest that fits what it holds."""
-    return content[:40] + hashlib.sha256(content[:40] + content[HEADER:]).digest() + content[HEADER:]
+    """Return a file of version 2 with a digest that fits what it holds."""
+    return content[:48] + hashlib.sha256(content[:48] + content[HEADER:]).digest() + content[HEADER:]
 
 
 def described_as(content: bytes, change: dict[str, Any]) -> bytes:
@@ -100,16 +121,35 @@ def described_as(content: bytes, change: dict[str, Any]) -> bytes:
     return resealed(header + text + content[HEADER + length :])
 
 
-def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
-    for options in (SMALL, SMALL | {"width": 1, "bias": True}):  # the latter has a number of weights with pad bits
+@pytest.mark.parametrize("coding", ["packed", "entropy"])
+def test_what_is_written_is_what_is_read(tmp_path: Path, coding: Coding) -> None:
+    for options in (CODED, CODED | {"width": 9, "bias": True}):  # the latter has a number of weights with pad bits
         ticket = ticket_of(options)
-        digest = write_ticket(tmp_path / "x.flgen", ticket)
+        done = write_ticket(tmp_path / "x.flgen", ticket, coding)
         content = (tmp_path / "x.flgen").read_bytes()
-        assert hashlib.sha256(content).hexdigest() == digest
+        assert (hashlib.sha256(content).hexdigest(), coding) == (done.sha256, done.coding)
         found = read_ticket(tmp_path / "x.flgen")
         assert same(found, ticket)
-        write_ticket(tmp_path / "again.flgen", found)
+        write_ticket(tmp_path / "again.flgen", found, coding)
         assert (tmp_path / "again.flgen").read_bytes() == content
+
+
+def test_files_of_the_first_version_are_read(tmp_path: Path) -> None:
+    ticket = ticket_of(SMALL | {"width": 1, "bias": True})
+    content = first_version(ticket)
+    (tmp_path / "old.flgen").write_bytes(content)
+    old = replace(ticket, layers=())  # which it does not say
+    assert same(read_ticket(tmp_path / "old.flgen"), old)
+    write_ticket(tmp_path / "new.flgen", old)
+    assert same(read_ticket(tmp_path / "new.flgen"), replace(ticket, layers=(len(ticket.mask),)))
+
+    for changed, said in (
+        (content[:-1], "its header announces"),
+        (content[:60], "it ends after 60 bytes"),
+        (content[:-1] + b"\x7f", "its checksum is wrong"),
+        (content[:8] + b"\2" + content[9:], "its header announces"),
+    ):
+        assert said in refusal_of(changed, tmp_path)
 
 
 @pytest.mark.parametrize(("channels", "weights", "packed"), [(1, 3_543_616, 442_952), (3, 3_544_768, 443_096)])
@@ -118,19 +158,58 @@ def test_the_published_generator_takes_a_seed_a_bit_per_weight_and_its_statistic
 ) -> None:
     ticket = ticket_of({"image_size": 32, "channels": channels})
     assert (len(ticket.mask), ticket.dense_bytes) == (weights, 4 * weights)
-    write_ticket(tmp_path / "x.flgen", ticket)
-    content = (tmp_path / "x.flgen").read_bytes()
-    (description,) = struct.unpack_from("<I", content, 12)
-    header = HEADER - 8 + description  # all but the seed
-    assert len(content) == header + 8 + packed + 11_264
-    assert header < 1024
+    done = write_ticket(tmp_path / "x.flgen", ticket, "packed")
+    assert (done.coding, done.mask_bytes) == ("packed", packed)
+    assert header_of(tmp_path / "x.flgen") + 8 + packed + 11_264 == (tmp_path / "x.flgen").stat().st_size
 
 
-def test_bits_lie_in_the_file_most_significant_first(tmp_path: Path) -> None:
+def header_of(path: Path) -> int:
+    """Return the bytes of a file that are neither seed nor mask nor statistics, fewer than 1,024."""
+    (description,) = struct.unpack_from("<I", path.read_bytes(), 12)
+    assert HEADER - 8 + description < 1024
+    return HEADER - 8 + description
+
+
+def test_the_mask_of_the_published_generator_takes_the_entropy_of_its_layers(tmp_path: Path) -> None:
+    file = tmp_path / "x.flgen"
+    even = ticket_of({"image_size": 32, "channels": 1}, varied=False)
+    done = write_ticket(file, even)
+    assert done.coding == "entropy"
+    assert done.mask_bytes == pytest.approx(434_737, rel=1e-3)  # prism.md, section 7: density 0.42
+    bound = len(even.mask) * float(binary_entropy(even.mask.double().mean())) / 8
+    assert done.mask_bytes < 1.0002 * bound + 40  # the coder's rounding; two numbers for each of 11 layers
+    size = file.stat().st_size
+    assert size == header_of(file) + 8 + done.mask_bytes + 11_264
+    assert size < 454_224 + header_of(file)
+    assert same(read_ticket(file), even)
+
+    varied = ticket_of({"image_size": 32, "channels": 1})  # as many ones
+    layers = torch.split(varied.mask, list(varied.layers))
+    bound = sum(len(layer) * float(binary_entropy(layer.double().mean())) / 8 for layer in layers)
+    assert bound < write_ticket(file, varied).mask_bytes < 1.0002 * bound + 40
+    assert bound < 0.9 * done.mask_bytes
+
+
+def test_a_mask_that_a_code_would_not_shorten_is_packed(tmp_path: Path) -> None:
+    ticket = ticket_of(SMALL)
+    mask = torch.rand(len(ticket.mask), generator=torch.Generator().manual_seed(0)) < 0.5
+    done = write_ticket(tmp_path / "x.flgen", replace(ticket, mask=mask))
+    assert (done.coding, done.mask_bytes) == ("packed", math.ceil(len(mask) / 8))
+    assert torch.equal(read_ticket(tmp_path / "x.flgen").mask, mask)
+
+
+def test_a_mask_that_keeps_everything_takes_a_few_bytes(tmp_path: Path) -> None:
+    ticket = ticket_of(SMALL)
+    ticket = replace(ticket, mask=torch.ones_like(ticket.mask))
+    assert write_ticket(tmp_path / "x.flgen", ticket).mask_bytes < 32
+    assert same(read_ticket(tmp_path / "x.flgen"), ticket)
+
+
+def test_a_packed_mask_lies_in_the_file_most_significant_bit_first(tmp_path: Path) -> None:
     ticket = ticket_of(SMALL)
     mask = torch.zeros_like(ticket.mask)
     mask[torch.tensor([0, 2, 3, 7, 8, 9])] = True
-    write_ticket(tmp_path / "x.flgen", replace(ticket, mask=mask))
+    write_ticket(tmp_path / "x.flgen", replace(ticket, mask=mask), "packed")
     content = (tmp_path / "x.flgen").read_bytes()
     (description,) = struct.unpack_from("<I", content, 12)
     assert content[HEADER + description :][:3] == bytes([0b10110001, 0b11000000, 0])
@@ -159,7 +238,7 @@ def test_a_ticket_of_another_size_is_refused_before_the_network_takes_memory() -
         check_fit(ticket_of(SMALL), huge)
 
 
-@pytest.mark.parametrize("count", [0, 7, 8, 40, 71, 72, 100, -1])
+@pytest.mark.parametrize("count", [0, 7, 8, 11, 12, 40, 72, 79, 80, 100, -1])
 def test_a_truncated_file_is_refused(written: Path, tmp_path: Path, count: int) -> None:
     said = refusal_of(written.read_bytes()[:count], tmp_path)
     if 8 <= count < HEADER:
@@ -174,12 +253,14 @@ def test_a_truncated_file_is_refused(written: Path, tmp_path: Path, count: int) 
     ("offset", "bytes_", "said"),
     [
         (0, b"PK", "it does not start with FLTICKET"),
-        (8, struct.pack("<I", 2), "it has version 2, this flgen reads version 1"),
+        (8, struct.pack("<I", 3), "it has version 3, this flgen reads versions 1 and 2"),
+        (8, struct.pack("<I", 1), "its header announces"),
         (12, struct.pack("<I", 2**32 - 1), "it announces a description of 4294967295 bytes"),
-        (24, struct.pack("<Q", 2**64 - 1), "its header announces 2305843009213694"),
+        (24, struct.pack("<Q", 2**64 - 1), "its checksum is wrong"),
         (32, struct.pack("<Q", 2**64 - 1), "its header announces 147573952589676"),
+        (40, struct.pack("<Q", 2**64 - 1), "its header announces 184467440737095"),
         (16, b"\0", "its checksum is wrong"),
-        (40, bytes(4), "its checksum is wrong"),
+        (48, bytes(4), "its checksum is wrong"),
         (-1, b"\xff", "its checksum is wrong"),
     ],
 )
@@ -201,7 +282,17 @@ def test_a_changed_header_is_refused(written: Path, tmp_path: Path, offset: int,
         ({"architecture.init_args": {"width": 2**70}}, "are not plain values"),
         ({"architecture.init_args": [1]}, "are not plain values"),
         ({"architecture": {}}, "its architecture must have class_path, init_args and nothing else"),
-        ({"further": 1}, "its description must have architecture, provenance and nothing else"),
+        ({"further": 1}, "its description must have architecture, mask, provenance and nothing else"),
+        ({"mask": {"coding": "packed"}}, "its mask must have coding, layers and nothing else"),
+        ({"mask.coding": "zip"}, "its mask has a coding that does not exist: 'zip'"),
+        ({"mask.coding": ["packed"]}, "its mask has a coding that does not exist: ['packed']"),
+        ({"mask.coding": "packed"}, "its mask cannot be read (payload body has"),
+        ({"mask.layers": 5}, "weights: 5"),
+        ({"mask.layers": [True]}, "weights: [True]"),
+        ({"mask.layers": [0]}, "weights: [0]"),
+        ({"mask.layers": [-1]}, "weights: [-1]"),
+        ({"mask.layers": [10**4000]}, "weights: [1000"),
+        ({"mask.layers": [5, 6]}, "its mask has layers of 11 weights together, its header announces"),
         ({"provenance.round": "2"}, "its provenance has no proper round: '2'"),
         ({"provenance.round": True}, "its provenance has no proper round: True"),
         ({"provenance.data": "\x1b[2J"}, r"its provenance has no proper data: '\x1b[2J'"),
@@ -222,10 +313,18 @@ def test_a_sealed_file_with_numbers_that_mean_nothing_is_refused(written: Path, 
         )
     wide = ticket_of(SMALL | {"width": 1, "bias": True})
     assert len(wide.mask) % 8
-    write_ticket(tmp_path / "wide.flgen", wide)
+    write_ticket(tmp_path / "wide.flgen", wide, "packed")
     changed = bytearray((tmp_path / "wide.flgen").read_bytes())
     changed[-8 * len(wide.means) - 1] |= 1
     assert "pad bits that are not zero" in refusal_of(resealed(bytes(changed)), tmp_path)
+
+
+def test_a_few_bytes_cannot_announce_a_mask_that_fills_the_memory(written: Path, tmp_path: Path) -> None:
+    content = written.read_bytes()
+    for weights in (2**26 + 1, 2**62):
+        huge = bytearray(described_as(content, {"mask.layers": [weights]}))
+        huge[24:32] = struct.pack("<Q", weights)
+        assert f"cannot be the code of {weights} symbols" in refusal_of(resealed(bytes(huge)), tmp_path)
 
 
 def test_what_could_not_be_read_is_not_written(tmp_path: Path) -> None:
@@ -233,6 +332,7 @@ def test_what_could_not_be_read_is_not_written(tmp_path: Path) -> None:
         ({"class_path": "mine.Generator"}, "none of flgen.models"),
         ({"init_args": {"blocks": [1, 2]}}, "not plain values"),
         ({"init_args": {"blocks": {1}}}, "not plain values"),
+        ({"layers": (3, 4)}, "its mask has layers of 7 weights together"),
     ):
         with pytest.raises(FlgenError, match=said):
             write_ticket(tmp_path / "x.flgen", replace(ticket_of(SMALL), **wrong))
@@ -305,6 +405,7 @@ def test_damage_under_a_digest_that_fits_gives_a_ticket_or_one_line(
 def test_any_json_in_the_description_gives_a_ticket_or_one_line(written: Path, value: Any, data: st.DataObject) -> None:
     names = ["architecture", "architecture.class_path", "architecture.init_args", "architecture.init_args.width"]
     names += ["provenance", "provenance.data", "provenance.seed", "provenance.masks"]
+    names += ["mask", "mask.coding", "mask.layers"]
     path = written.parent / "described.flgen"
     path.write_bytes(described_as(written.read_bytes(), {data.draw(st.sampled_from(names)): value}))
     found = read_or_refusal(path)

@@ -10,7 +10,8 @@ import torch
 from flgen import Digits, KernelMMD, Prism, ResnetGenerator, Shards
 from flgen.errors import UsageError
 from flgen.job import prepare_job
-from flgen.methods.prism import aggregate_masks, first_score_sent, moving_average
+from flgen.methods.mada import aggregate_masks, moving_average
+from flgen.methods.prism_layers import first_score_sent
 
 
 def tensor(*values: float) -> torch.Tensor:
@@ -91,7 +92,7 @@ def small_job(data: Any = None, **options: Any) -> Any:
     return prepare_job(method, model, data, Shards(clients=4), 3, 1, None)
 
 
-def run(job: Any, rounds: int = 1) -> list[torch.Tensor]:
+def run(job: Any, rounds: int = 1, on_client_error: Any = "raise") -> list[torch.Tensor]:
     """Run rounds on this process and return the server's scores after each."""
     from pathlib import Path
 
@@ -110,7 +111,13 @@ def run(job: Any, rounds: int = 1) -> list[torch.Tensor]:
     scores = []
     for t in range(1, rounds + 1):
         run_star_round(
-            job.method, job.federation, store, t, stop=StopRequest(), policy=ErrorPolicy(), call=lambda *_, **__: None
+            job.method,
+            job.federation,
+            store,
+            t,
+            stop=StopRequest(),
+            policy=ErrorPolicy(on_client_error, 1),
+            call=lambda *_, **__: None,
         )
         scores.append(job.method.s_t.clone())
     job.store = store
@@ -132,9 +139,15 @@ def test_the_distance_starts_where_section_5_4_says() -> None:
 
 
 def test_reference_counts_move_lambda_towards_the_block_convolutions() -> None:
-    once, twice = small_job(mada_counts="once"), small_job(mada_counts="reference")
-    run(once)
-    run(twice)
+    once, twice = (small_job(mada_counts=counts, mada=False) for counts in ("once", "reference"))
+    for job, times_in_blocks in ((once, 1), (twice, 2)):
+        (new,) = run(job)
+        p, q = torch.sigmoid(job.method.step["from"].double()), torch.sigmoid(new.double())
+        times = torch.ones_like(p)
+        for name, place in job.method.scores.slices.items():
+            times[place] = times_in_blocks if name.startswith("blocks.") else 1
+        apart = p * (1 - q) + q * (1 - p)
+        assert job.method.lambda_t == pytest.approx(float((times * apart).sum() / times.sum()))
     assert once.method.lambda_t != twice.method.lambda_t
 
 

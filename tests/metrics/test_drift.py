@@ -7,7 +7,13 @@ import math
 import pytest
 import torch
 
-from flgen.metrics.drift import binary_entropy, cosine_distance, expected_hamming, sampled_hamming
+from flgen.metrics.drift import (
+    binary_entropy,
+    cosine_distance,
+    cross_entropy_bits,
+    expected_hamming,
+    sampled_hamming,
+)
 
 A = torch.tensor([1, 0, 1, 1, 0, 0, 1, 0])
 B = torch.tensor([1, 1, 1, 0, 0, 0, 1, 1])
@@ -97,8 +103,23 @@ def test_expected_cost_of_coding_a_mask_with_its_own_probabilities():
     assert float((weights * binary_entropy(torch.sigmoid(scores))).sum()) == pytest.approx(0.864807, abs=5e-7)
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float32])
+def test_a_mask_costs_the_logarithms_of_its_probabilities(dtype):
+    theta, mask = torch.tensor([0.9, 0.9, 0.1, 0.5], dtype=torch.float64), torch.tensor([1, 0, 0, 1]).to(dtype)
+    assert cross_entropy_bits(theta, mask) == pytest.approx(0.152003 + 3.321928 + 0.152003 + 1, abs=1e-6)
+    assert cross_entropy_bits(theta, mask) == pytest.approx(4.625934, abs=5e-7)
+
+
+def test_what_is_certain_costs_nothing_and_what_is_impossible_everything():
+    certain = torch.tensor([0.0, 1.0])
+    assert cross_entropy_bits(certain, certain) == 0
+    assert cross_entropy_bits(certain, 1 - certain) == math.inf
+
+
 def test_masks_of_different_shapes_are_refused():
     with pytest.raises(ValueError, match=r"\(8,\), \(4,\)"):
         sampled_hamming(A, B[:4])
     with pytest.raises(ValueError, match="at least one element"):
         expected_hamming(torch.ones(0), torch.ones(0))
+    with pytest.raises(ValueError, match=r"\(4,\), \(3,\)"):
+        cross_entropy_bits(torch.ones(4), torch.ones(3))

@@ -78,6 +78,14 @@ def test_images_of_another_size_are_resized_and_grey_becomes_rgb(tmp_path):
         grey_extractor(striped(8, 3).train.images)
 
 
+def test_floats_are_seen_as_the_bytes_they_stand_for_and_have_gradients(digits_extractor, digits):
+    network, images = digits_extractor.network, digits.test.images[:4]
+    exact = images.float().requires_grad_()
+    assert torch.equal(network(exact), network(images))
+    network(exact).sum().backward()
+    assert exact.grad.flatten(1).norm(dim=1).min() > 0
+
+
 @pytest.mark.usefixtures("short_training")
 def test_training_is_repeatable_and_leaves_the_global_generator_alone(tmp_path):
     data = striped(8, 1)

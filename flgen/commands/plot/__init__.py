@@ -19,6 +19,7 @@ KINDS = {
     "masks": "label similarity beside mask distance of the clients of one run",
     "pairs": "the pictures that the clients of one run were sent of each class, over rounds",
     "participants": "accuracy after the last round against the clients per round",
+    "prism": "FID over uplink bytes, mask distance, density per layer and samples of some runs",
     "topology": "the graphs that a configuration draws in its first rounds",
 }
 """What each figure shows; this package has a module of the same name for each."""

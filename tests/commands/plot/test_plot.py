@@ -332,7 +332,7 @@ def test_a_topology_needs_a_configuration(here, refusal) -> None:
         (
             "xyz",
             "flgen plot xyz: there is no such figure; there are accuracy, amount, communication, comparison, "
-            "costs, diversity, masks, pairs, participants, topology",
+            "costs, diversity, masks, pairs, participants, prism, topology",
         ),
     ],
 )
@@ -354,6 +354,7 @@ def test_help_lists_the_kinds_and_each_kind_its_options(capfd) -> None:
         "diversity": ["RUN [RUN ...]", "--labels", "--output"],
         "masks": ["RUN", "--ckpt_path", "--output"],
         "participants": ["RUN [RUN ...]", "--round", "--labels", "--metric", "--output"],
+        "prism": ["RUN [RUN ...]", "--labels", "--metric", "--paths", "--output"],
         "topology": ["--config", "--rounds", "--output", "--method"],
     }
     for kind, options in expected.items():
@@ -368,7 +369,7 @@ def test_help_lists_the_kinds_and_each_kind_its_options(capfd) -> None:
 
 def test_help_and_mistakes_need_no_heavy_packages() -> None:
     code = "from flgen.cli import main; assert main(['plot', 'accuracy', '--lables']) == 2"
-    for kind in ("amount", "communication", "comparison", "diversity", "participants"):
+    for kind in ("amount", "communication", "comparison", "diversity", "participants", "prism"):
         code += f"; assert main(['plot', '{kind}', 'nowhere']) == 1"
     code += "\nfor rest in ['--help'], ['accuracy', '--help'], ['masks', '--help'], ['topology', '--help']:"
     code += "\n    try: main(['plot', *rest])\n    except SystemExit: pass"
