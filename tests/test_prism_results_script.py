@@ -99,7 +99,7 @@ def test_mnist_trains_each_row_once_those_of_several_seeds_with_all(
     table = script.mnist("somewhere", tmp_path, [3, 4], names)
     assert [row["method"] for row in rows_of(table)] == names
     dagger, dense = commands
-    assert {"--method.mada=false", "--seeds=[3, 4]", "--data.root=somewhere"} <= set(dagger)
+    assert {str(BASELINES / "prism_without_mada.yaml"), "--seeds=[3, 4]", "--data.root=somewhere"} <= set(dagger)
     assert str(BASELINES / "dense_generator.yaml") in dense
     script.mnist("somewhere", tmp_path, [3, 4], names)  # finished: nothing is started
     assert len(commands) == 2

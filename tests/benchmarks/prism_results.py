@@ -37,7 +37,7 @@ class Row(NamedTuple):
 GAN = ("--model.discriminator_width=16", "--trainer.rounds=1000", "--evaluation.every=125")
 ROWS = {
     "PRISM": Row("prism", seeds=True),
-    "PRISM without MADA (dagger)": Row("dagger", options=("--method.mada=false",), seeds=True),
+    "PRISM without MADA (dagger)": Row("dagger", "prism_without_mada", seeds=True),
     "PRISM-alpha, 80 % of the layers": Row("alpha", options=("--method.alpha=0.8",)),
     "PRISM, private: statistics (A)": Row("private", options=("--method.privacy=StatisticsGaussian",)),
     "PRISM, private: noisy theta (B)": Row("theta", options=("--method.privacy=ThetaGaussian",)),
