@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from flgen.federation.clients import Client, Federation, cohort_size
 from flgen.federation.model_group import ModelGroup
 from flgen.federation.streams import RandomStreams
 from flgen.methods.base import Method
+from flgen.models.losses import Loss
 
 if TYPE_CHECKING:
     from lightning import LightningModule
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 INITIAL_WEIGHTS = "initial weights"
 
 OPTIONS = "method options"
+
+PLACES = frozenset({"weights", "cache_dir", "root"})
+"""Options of a loss that say where something lies."""
 """Key of an identity: what must be equal to go on training, but not to measure a checkpoint or to draw from it."""
 
 
@@ -197,6 +202,8 @@ def prepare_job(
         "model": _structure(model),
         OPTIONS: {name: value for name, value in _flat(described) if _matters(name, method)},
     }
+    if isinstance(loss := getattr(model, "loss", None), Loss):
+        identity["loss"] = _structure_of_loss(loss, getattr(method, "preset", None))
     federation = Federation(clients, streams, world_size, clients_per_round, rounds)
     if isinstance(model, ModelGroup):
         model.check_clients(len(federation))
@@ -238,6 +245,15 @@ def _structure(model: LightningModule) -> str:
     if isinstance(model, ModelGroup):
         shapes.append(model.assignment)
     return hashlib.blake2b(repr(shapes).encode(), digest_size=16).hexdigest()
+
+
+def _structure_of_loss(loss: Loss, preset: str | None) -> str:
+    """Return a digest of what a loss makes of images: its options but places, null ones as the preset fills them."""
+    filled = copy.copy(loss)
+    if preset is not None:
+        filled.adopt(preset)
+    options = sorted((name, value) for name, value in _flat(describe(filled)) if name.split(".")[-1] not in PLACES)
+    return hashlib.blake2b(repr(options).encode(), digest_size=16).hexdigest()
 
 
 def _flat(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -63,8 +63,6 @@ def small_method(name: str, transport: str = "reduce", **options: Any) -> Any:
         made = {"local_steps": 2, "batch_size": 8, "recalibration_batches": 2}
         if name == "MDGAN":
             made["swap_epochs"] = 0.02  # in every round
-        else:
-            made["largest_log_odds"] = 1.0  # odds that secure aggregation does not cut
     elif name == "GSWGAN":
         made = {"local_steps": 2, "batch_size": 4, "fake_batches": 2, "warm_up_steps": 1, "recalibration_batches": 2}
         made["privacy"] = GradientPrivacy(epsilon=None, noise_multiplier=0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -18,6 +19,8 @@ FILES = {"ticket": "generator.flgen", "onnx": "generator.onnx"}
 """The file that is written where none is named, by format."""
 
 NOUNS = {"ticket": "ticket", "onnx": "ONNX file"}
+
+log = logging.getLogger("flgen")
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "format": {
@@ -36,9 +39,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "of a checkpoint sampled_once.",
     },
     "coding": {
-        "type": Literal["entropy", "packed"],
-        "default": "entropy",
-        "help": "A ticket's mask: what the densities of its layers allow where that is shorter, or a bit per weight.",
+        "type": Literal["entropy", "packed"] | None,
+        "help": "A ticket's mask: what the densities of its layers allow where that is shorter (null, too), or a bit "
+        "per weight.",
     },
 }
 
@@ -53,6 +56,8 @@ def run(arguments: list[str]) -> int:
     output = writable(options.output or FILES[options.format])
     if output.exists():
         raise UsageError(f"--output {output} exists already: give another name, or remove it")
+    if options.format == "onnx" and options.coding is not None:
+        raise UsageError("--coding is how a ticket codes its mask, an ONNX file has none: leave it out")
     if options.format == "onnx":
         from flgen.models.onnx_file import require_onnx
 
@@ -64,13 +69,18 @@ def run(arguments: list[str]) -> int:
     keep_to_one_thread()
     source = _source(options)
     ticket = source.ticket()
+    if source.noise_of_seed:
+        log.warning(
+            "the run's privacy noise is that of its seed, which the file names: who has the file can take the noise "
+            "away; to publish it, train with --method.privacy.noise_key"
+        )
     try:
         if options.format == "onnx":
             from flgen.models.onnx_file import write_onnx
 
             sha256 = write_onnx(output, source.network, asdict(ticket.provenance))
         else:
-            written = write_ticket(output, ticket, options.coding)
+            written = write_ticket(output, ticket, options.coding or "entropy")
             sha256 = written.sha256
     except FlgenError as error:
         raise FlgenError(f"{source.named} cannot become a file of --format {options.format}: {error}") from error

@@ -54,8 +54,11 @@ def run(arguments: list[str]) -> int:
         lines = _statistics_release(options)
     elif options.clip is not None:
         raise UsageError("--clip is given without --records: it bounds the features of a client's records, give both")
+    elif given:
+        lines = _rounds(options)
     else:
-        lines = _rounds(options) if given else []
+        _check_bits_alone(options)
+        lines = []
     if options.mask_clamp is not None:
         lines.append(_random_bits(options))
     print("\n".join(lines))
@@ -136,6 +139,15 @@ def _statistics_release(options: Namespace) -> list[str]:
             ],
         ),
     ]
+
+
+def _check_bits_alone(options: Namespace) -> None:
+    """Refuse options that say nothing about random bits, which alone are asked for."""
+    for name in ("delta", "sampling_rate"):
+        if options[name] != OPTIONS[name]["default"]:
+            raise UsageError(
+                f"--{name} is given with --mask_clamp alone: what random bits keep does not depend on it, leave it out"
+            )
 
 
 def _random_bits(options: Namespace) -> str:

@@ -121,7 +121,7 @@ def _partition_seed(values: Any) -> int:
 
 
 def _is_finished(configuration: Configuration, run_dir: Path) -> bool:
-    """Whether a seed's run has reached its last round.
+    """Whether a seed's run has reached its last round, or the last one that its privacy budget pays for.
 
     Raises:
         FlgenError: The folder holds a run of another experiment.
@@ -136,7 +136,15 @@ def _is_finished(configuration: Configuration, run_dir: Path) -> bool:
             f"--run_dir, or remove {run_dir} to repeat this seed"
         )
     rounds = configuration.values.trainer.rounds
-    return any(event["event"] == "end" and event["round"] >= rounds for event in read_events(folder.events))
+    events = read_events(folder.events)
+    return any(event["event"] == "end" and event["round"] >= rounds for event in events) or _ended_by_budget(events)
+
+
+def _ended_by_budget(events: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a run, since it was last taken up, has come to the end of its privacy budget and has ended there."""
+    names = [event["event"] for event in events]
+    taken_up = max((number for number, name in enumerate(names) if name in ("start", "resume")), default=0)
+    return "budget" in names[taken_up:] and names[-1] == "end"
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
@@ -182,14 +190,20 @@ def _flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 def _summarise(configuration: Configuration, folder: Path) -> None:
     """Write summary.csv and print the headline metric of the final round, of a chosen one, then of the best one."""
     seeds, rounds = configuration.values.seeds, configuration.values.trainer.rounds
-    runs = [read_metrics(RunFolder(_run_dir(folder, seed)).metrics) for seed in seeds]
-    for seed, rows in zip(seeds, runs, strict=True):
-        reached = int(rows[-1]["round"]) if rows else 0
-        if reached != rounds:
-            raise FlgenError(
-                f"{_run_dir(folder, seed)} has {reached} rounds, --trainer.rounds is {rounds}: runs of different "
-                "lengths have no common mean"
-            )
+    folders = [RunFolder(_run_dir(folder, seed)) for seed in seeds]
+    runs = [read_metrics(run.metrics) for run in folders]
+    reached = [int(rows[-1]["round"]) if rows else 0 for rows in runs]
+    by_budget = all(_ended_by_budget(read_events(run.events)) for run in folders)
+    common, why = (
+        (reached[0], f"the privacy budget of {folders[0].path} ended it after {reached[0]}")
+        if by_budget
+        else (rounds, f"--trainer.rounds is {rounds}")
+    )
+    for run, last in zip(folders, reached, strict=True):
+        if last != common:
+            raise FlgenError(f"{run.path} has {last} rounds, {why}: runs of different lengths have no common mean")
+    if by_budget:
+        print(f"every seed ended with its privacy budget, after round {common} of {rounds}")
     summary = summarise(runs)
     write_summary(folder / "summary.csv", summary)
     judged_by = headline(runs[0])

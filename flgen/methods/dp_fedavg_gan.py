@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from flgen.deferred import TYPE_CHECKING, deferred_module
+from flgen.errors import UsageError
 from flgen.experiment import option_ranges
 from flgen.methods import generator_training
 from flgen.methods.base import ServerMethod
@@ -129,9 +130,14 @@ class DPFedAvgGAN(ServerMethod):
         return "its weights are those of --seed_everything"
 
     def check(self, federation: Federation) -> None:
-        """Refuse a budget that the noise overspends at once."""
+        """Refuse a budget that the noise overspends at once, and sums whose rounding no sensitivity counts."""
         super().check(federation)
         if self.budget is not None:
+            if self.topology.reduction == "fast" and self.topology.secure_aggregation is None:
+                raise UsageError(
+                    "--method.topology.reduction fast rounds sums by an amount that the sensitivity of "
+                    "--method.privacy does not count: leave it at exact"
+                )
             planned = federation.most_rounds(federation.rounds)
             self.budget.begin(federation.streams.seed, planned, len(federation), federation.clients_per_round)
 

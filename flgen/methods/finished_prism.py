@@ -78,6 +78,11 @@ class FinishedGenerator(ABC):
     def origin(self) -> tickets.Provenance:
         """Return data set, run, round, seed and kind of mask."""
 
+    @property
+    def noise_of_seed(self) -> bool:
+        """Whether the run was private by noise that the run's seed names."""
+        return False
+
     @abstractmethod
     def ticket(self) -> tickets.Ticket:
         """Finish the generator, and return it as a ticket.
@@ -207,6 +212,12 @@ class CheckpointGenerator(FinishedGenerator):
             return layers.threshold_mask(scores)
         draws = self._streams.torch("evaluation masks", round=self._found.round)
         return torch.bernoulli(torch.sigmoid(scores.cpu()), generator=draws)
+
+    @property
+    def noise_of_seed(self) -> bool:
+        """Whether the run was private by noise that the run's seed names."""
+        privacy = self._config["method"]["init_args"].get("privacy") or {}
+        return privacy.get("init_args", {}).get("noise_key", "none was drawn") is None
 
     def ticket(self) -> tickets.Ticket:
         """Finish the generator, and return it as a ticket."""

@@ -56,6 +56,9 @@ else:
 class GSWGAN(RemoteDiscriminators):
     """One generator against the clients' Wasserstein critics, of which it sees clipped and noisy gradients alone.
 
+    `train/discriminator_loss` and `privacy/clipped` come from clients without noise, and checkpoints hold their
+    discriminators: for simulations.
+
     The paper asks one client per step: --trainer.clients_per_round 1. Of several the mean is taken. With the paper's
     settings private training needs thousands of clients: at ten, noise drowns the gradients.
 

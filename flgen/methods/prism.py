@@ -373,6 +373,11 @@ class Prism(ServerMethod):
                 f"the checkpoint has {state['scores'].numel()} scores, this model {self.s_t.numel()}: give the --model "
                 "options that wrote it"
             )
+        if "step" not in state:
+            raise UsageError(
+                "the checkpoint is of an earlier flgen, which did not note what clients hold: start anew without "
+                "--ckpt_path (`flgen export` still takes it)"
+            )
         self.s_t = state["scores"].to(self.s_t)
         self.lambda_t = state["lambda"]
         self.step = {

@@ -14,7 +14,7 @@ import math
 from typing import Any, Literal
 
 from flgen.deferred import TYPE_CHECKING, deferred_module
-from flgen.errors import UsageError
+from flgen.errors import FlgenError, UsageError
 from flgen.experiment import option_ranges
 from flgen.methods.prism_privacy import SECTION, GaussianPrivacy, PrismPrivacy
 from flgen.privacy.budget import Accountant, GaussianBudget
@@ -196,7 +196,10 @@ class ThetaGaussian(GaussianPrivacy):
         """Return u = theta_k - theta_t, theta_k in [c, 1 - c], scaled to a norm of at most C; float64 (d,)."""
         c = self.theta_clip
         u = torch.sigmoid(s.double()).clamp_(c, 1 - c).sub_(theta_t.double())
-        return u.mul_(min(1.0, self.update_clip / max(float(u.norm()), 1e-300)))
+        norm = float(u.norm())
+        if not math.isfinite(norm):  # a clip by it would be none
+            raise FlgenError("scores of a client are not finite: lower --method.learning_rate")
+        return u.mul_(min(1.0, self.update_clip / max(norm, 1e-300)))
 
     def protect(self, s: Tensor, theta_t: Tensor, t: int, client: int) -> tuple[Tensor, Tensor]:
         """Return p = clamp(theta_t + u + N(0, (z 2C)^2), c, 1 - c), and its logit for PRISM-alpha's layers."""

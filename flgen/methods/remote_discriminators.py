@@ -56,7 +56,7 @@ class RemoteDiscriminators(ServerMethod):
     Args:
         local_steps: Steps of a discriminator per round, L; the generator takes one.
         batch_size: Real images, and generated ones, per step, B; also the images that are judged.
-        fake_batches: Batches in X_d, which local steps use in turn.
+        fake_batches: Batches in X_d, which local steps use in turn; at most L.
         generator_learning_rate: Of the generator's Adam.
         discriminator_learning_rate: Of the discriminators' Adam.
         betas: Adam's decays of its two moments, of both.
@@ -65,7 +65,7 @@ class RemoteDiscriminators(ServerMethod):
         topology: How answers reach the server.
 
     Raises:
-        UsageError: A number is out of its range.
+        UsageError: A number is out of its range, or batches are more than the steps that use them.
     """
 
     generative = True
@@ -97,6 +97,11 @@ class RemoteDiscriminators(ServerMethod):
             discriminator_learning_rate=discriminator_learning_rate,
         )
         generator_training.check_decays(betas=betas)
+        if fake_batches > local_steps:
+            raise UsageError(
+                f"--method.fake_batches is {fake_batches}, --method.local_steps {local_steps}: a step takes one batch, "
+                "the others would be sent for nothing; give as many batches as steps, or fewer"
+            )
         self.local_steps = local_steps
         self.batch_size = batch_size
         self.fake_batches = fake_batches

@@ -5,13 +5,15 @@ server: G ; client k: D_k
 round t:
     server: X_d, X_g <- G(noise)
     client k: L times  D_k <- Adam step on real images against X_d
-              sends h_k(x) = D_k(x) / (1 - D_k(x)) and d h_k(x) / d x for x in X_g
+              sends c h_k(x) = c D_k(x) / (1 - D_k(x)) and c d h_k(x) / d x for x in X_g,  c one over the largest odds
     server: h = sum_k pi_k h_k,  pi_k = n_k / n ;  D_ua = h / (1 + h)
             l(x) = - log D_ua(x), or log(1 - D_ua(x))
             G <- Adam step along  1/B sum_i (d l / d h) (sum_k pi_k d h_k / d x_i) d x_i / d G
 """
 
 from __future__ import annotations
+
+import math
 
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.experiment import option_ranges
@@ -25,14 +27,12 @@ from flgen.methods.remote_discriminators import (
 from flgen.topology.star import Collection, Star
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from flgen.federation.clients import Client
     from flgen.topology.star import Uploads
     from flgen.wire import codecs
 else:
-    torch = deferred_module("torch")
     codecs = deferred_module("flgen.wire.codecs")
 
 
@@ -47,8 +47,9 @@ class UAGAN(RemoteDiscriminators):
         batch_size: Real images, and generated ones, per step, B; also the images that are judged.
         fake_batches: Batches in X_d, which local steps use in turn.
         generator_loss: What the generator minimises: "non_saturating" - log D_ua, or "saturating" log(1 - D_ua).
-        largest_log_odds: Odds are sent as exp of log-odds kept within plus or minus this, so that exact sums hold them;
-            the gradient of log-odds beyond it is sent with odds at the bound.
+        largest_log_odds: b: odds are exp of log-odds kept within plus or minus this, and are sent as shares of the
+            largest, e^b, which are at most 1; the gradient of log-odds beyond b is sent with odds at the bound. Sums in
+            fixed point of f fraction bits round odds to steps of e^b 2^-f.
         generator_learning_rate: Of the generator's Adam.
         discriminator_learning_rate: Of the discriminators' Adam.
         betas: Adam's decays of its two moments, of both.
@@ -93,15 +94,17 @@ class UAGAN(RemoteDiscriminators):
         self.pooled_loss = 0.0
 
     def answer(self, client: Client, X_g: Tensor, t: int) -> codecs.Payload:
-        """h_k = exp(logit) and d h_k / d x = h_k d logit / d x."""
+        """c h_k = exp(logit - b) and c d h_k / d x = c h_k d logit / d x, c = e^-b."""
         logits, gradients = self.judge_images(X_g)
-        h_k = logits.clamp(-self.largest_log_odds, self.largest_log_odds).exp()
-        return {"odds": codecs.dense(h_k), "odds_gradient": codecs.dense(h_k.view(-1, 1, 1, 1) * gradients)}
+        b = self.largest_log_odds
+        ch_k = (logits.clamp(-b, b) - b).exp()
+        return {"odds": codecs.dense(ch_k), "odds_gradient": codecs.dense(ch_k.view(-1, 1, 1, 1) * gradients)}
 
     def feedback(self, uploads: Uploads) -> Tensor:
         """d l / d x of the pooled discriminator, whose logit is log h: d log h / d x = (d h / d x) / h."""
-        pooled = uploads.mean()
-        h = pooled["odds"].clamp(min=torch.finfo(torch.float32).tiny)
+        b = self.largest_log_odds
+        pooled = {name: mean * math.exp(b) for name, mean in uploads.mean().items()}
+        h = pooled["odds"].clamp(min=math.exp(-b))  # as no odds are smaller, less comes of rounding
         self.pooled_loss = float(image_loss(h.log(), self.generator_loss).mean())
         slope = image_loss_slope(h.log(), self.generator_loss) / h
         return slope.view(-1, 1, 1, 1) * pooled["odds_gradient"]

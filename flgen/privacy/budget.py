@@ -165,6 +165,7 @@ class GaussianBudget:
             "covers": "this run alone; other runs on the same records add up",
             "repeats": "a repeated round releases nothing new on the same machine and device, with as many ranks and "
             "threads alone; else it is one more release, not counted",
-            "not_covered": "what is measured of single clients without noise (train/loss, train/distance, "
-            "privacy/clipped, gradient diversity, clients.csv): the experimenter's records, beside the protocol",
+            "not_covered": "what is measured without noise (train/loss, train/distance, train/discriminator_loss, "
+            "privacy/clipped, privacy/clipped_fraction, gradient diversity, clients.csv, FID and the classifier behind "
+            "it) and checkpoints, which hold clients' states: the experimenter's records, beside the protocol",
         }

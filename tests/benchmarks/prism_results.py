@@ -90,7 +90,8 @@ def table(experiments: Mapping[str, Experiment]) -> str:
         ]
         best = [min(row[fid] for row in rows if fid in row) for rows in courses]
         sent = [[megabytes(rows, f"comm/{way}") for rows in courses] for way in WAYS]
-        bits = [last.get("comm/up_bits_per_scalar", math.nan) for last in lasts]
+        weighed = lasts[0].keys() & {"comm/up_scalars/mask", "comm/up_scalars/weights"}  # images are no weights
+        bits = [last["comm/up_bits_per_scalar"] if weighed else math.nan for last in lasts]
         epsilon = lasts[0].get("privacy/epsilon")
         cells = [name, number([last[fid] for last in lasts], 2), number(best, 2), *pairs, number(bits, 3)]
         cells += [number(values, 2) for values in sent]

@@ -144,3 +144,24 @@ def test_mistakes_are_one_line(last: str, flgen: Flgen, tmp_path: Path) -> None:
     ):
         done = flgen(*arguments)
         assert (done.returncode, done.stderr) == (status, f"flgen: error: {message}\n"), arguments
+
+
+def test_a_run_whose_private_noise_its_seed_names_warns_before_the_file_is_given_away(
+    flgen: Flgen, tmp_path: Path
+) -> None:
+    from flgen import ThetaGaussian
+
+    key = tmp_path / "key"
+    key.write_bytes(bytes(16))
+    for name, secret in (("open", None), ("kept", str(key))):
+        privacy = ThetaGaussian(epsilon=None, noise_multiplier=1.0, noise_key=secret)
+        small_prism.prism_run(tmp_path / name, privacy=privacy)
+        made = flgen("export", "--ckpt_path", f"{name}/checkpoints/last", "--output", f"{name}.flgen")
+        assert made.returncode == 0, made.stderr
+        assert ("noise is that of its seed" in made.stderr) == (name == "open")
+
+
+def test_coding_belongs_to_a_ticket(last: str, flgen: Flgen) -> None:
+    made = flgen("export", "--ckpt_path", last, "--format", "onnx", "--coding", "packed")
+    assert (made.returncode, made.stderr.count("\n")) == (2, 1)
+    assert "--coding is how a ticket codes its mask" in made.stderr

@@ -101,6 +101,8 @@ def test_random_bits(flgen: Flgen) -> None:
             "--sampling_rate is given with --records: that release",
         ),
         (["--epsilon=1", "--clip=1"], "--clip is given without --records"),
+        (["--mask_clamp=0.1", "--sampling_rate=0.1"], "--sampling_rate is given with --mask_clamp alone: what random"),
+        (["--mask_clamp=0.1", "--delta=1e-6"], "--delta is given with --mask_clamp alone: what random bits keep does"),
         (["--mask_clamp=0.5"], "--mask_clamp is 0.5: give a number above 0 and below 0.5"),
         (["--epslon=1"], "--epslon: there is no such option; did you mean epsilon?"),
     ],

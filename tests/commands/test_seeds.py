@@ -133,6 +133,61 @@ def test_more_rounds_go_on_with_all_seeds(fit: Fit, started: list[dict[str, Any]
     assert [told["ckpt_path"] for told in started] == ["last"]
 
 
+def end_by_budget(configuration: Configuration, rounds: int) -> None:
+    """Leave behind what a run does that its privacy budget has ended early."""
+    finish(configuration, rounds)
+    events = Path(configuration.values.run_dir) / "events.jsonl"
+    events.unlink()
+    for event in ("start", "budget", "checkpoint", "end"):
+        EventLog(events).write(event, round=rounds)
+
+
+def run_by_budget(monkeypatch: pytest.MonkeyPatch, paid: dict[int, int]) -> list[int]:
+    """Let the budget of each seed's run pay for so many rounds; return the seeds that are started."""
+    started: list[int] = []
+
+    def child(arguments: list[str]) -> int:
+        configuration = parse_command("fit", "", arguments[1:], federated_sections(), OPTIONS)
+        assert take_seed(configuration)
+        started.append(configuration.values.seed_everything)
+        end_by_budget(configuration, paid[started[-1]])
+        return 0
+
+    monkeypatch.setattr(seeds, "run_flgen", child)
+    return started
+
+
+def test_runs_that_their_budget_ended_are_finished_and_summarised(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = run_by_budget(monkeypatch, {0: 3, 1: 3})
+    for _ in range(2):
+        assert fit("--seeds=[0,1]", "--trainer.rounds=9") == 0
+        assert "every seed ended with its privacy budget, after round 3 of 9\n" in capsys.readouterr().out
+    assert started == [0, 1]
+    rows = read_summary(tmp_path / "runs" / "summary.csv")
+    (loss,) = [row for row in rows if row[:2] == ("train/loss", "final")]
+    assert (loss.mean, loss.n) == (pytest.approx(1 / 3), 2)
+
+
+def test_budgets_that_ended_runs_in_different_rounds_have_no_common_mean(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_by_budget(monkeypatch, {0: 3, 1: 4})
+    with pytest.raises(FlgenError, match=r"seed-1 has 4 rounds, the privacy budget of .*seed-0 ended it after 3: runs"):
+        fit("--seeds=[0,1]", "--trainer.rounds=9")
+
+
+def test_a_run_that_was_taken_up_again_after_its_budgets_end_is_not_finished(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started = run_by_budget(monkeypatch, {0: 3})
+    fit("--seeds=[0]", "--trainer.rounds=9")
+    EventLog(tmp_path / "runs" / "seed-0" / "events.jsonl").write("resume", round=4)
+    fit("--seeds=[0]", "--trainer.rounds=9")
+    assert started == [0, 0]
+
+
 def test_what_was_stopped_before_its_first_checkpoint_begins_anew(
     fit: Fit, started: list[dict[str, Any]], tmp_path: Path
 ) -> None:

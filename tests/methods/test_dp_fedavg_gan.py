@@ -203,6 +203,15 @@ def test_noise_that_overspends_at_once_is_refused() -> None:
         trial(privacy=UpdatePrivacy(epsilon=1.0, noise_multiplier=0.1))
 
 
+def test_sums_whose_rounding_is_not_counted_are_refused_with_privacy_alone() -> None:
+    privacy = UpdatePrivacy(epsilon=3.0)
+    with pytest.raises(UsageError, match=r"--method.topology.reduction fast rounds sums by an amount that the sensit"):
+        trial(privacy=privacy, topology=Star(reduction="fast"))
+    trial(topology=Star(reduction="fast"))
+    hidden = Star(reduction="fast", secure_aggregation=SecureAggregation())  # which has a fixed point of its own
+    trial(clients=3, privacy=privacy, topology=hidden)
+
+
 def test_a_run_ends_with_its_budget(fit_small: Any, tmp_path: Path) -> None:
     within = epsilon_spent(2.0, 1e-5, 2)
     privacy = UpdatePrivacy(epsilon=1.01 * within, noise_multiplier=2.0)

@@ -173,7 +173,7 @@ def test_a_client_is_warmed_up_before_its_first_answer_and_never_again(monkeypat
 
 
 def test_a_stop_signal_in_a_warm_up_leaves_the_server_as_it_was() -> None:
-    method = GSWGAN(local_steps=1, warm_up_steps=5, privacy=None, **FAST)
+    method = GSWGAN(local_steps=1, fake_batches=1, warm_up_steps=5, privacy=None, **FAST)
     trial = gan_trial(method, clients=2)
     g, (client, _) = method.g.copy(), trial.job.federation.clients
 
@@ -187,6 +187,6 @@ def test_a_stop_signal_in_a_warm_up_leaves_the_server_as_it_was() -> None:
         method.warm_up(client)
     assert torch.equal(method.g.vector, g)
     trial.round(1)
-    again = GSWGAN(local_steps=1, warm_up_steps=5, privacy=None, **FAST)
+    again = GSWGAN(local_steps=1, fake_batches=1, warm_up_steps=5, privacy=None, **FAST)
     gan_trial(again, clients=2).round(1)
     assert torch.equal(method.g.vector, again.g.vector)

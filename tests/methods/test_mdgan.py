@@ -106,7 +106,7 @@ def test_only_the_weights_are_handed_over() -> None:
 
 @pytest.mark.parametrize(("dtype", "item"), [("float32", 4), ("float16", 2)])
 def test_images_travel_as_narrow_as_asked(dtype: Any, item: int) -> None:
-    trial = gan_trial(MDGAN(fake_batches=2, image_dtype=dtype, swap_epochs=None, **FAST), clients=2)
+    trial = gan_trial(MDGAN(local_steps=2, fake_batches=2, image_dtype=dtype, swap_epochs=None, **FAST), clients=2)
     down, up = traffic(trial.round(1))
     shape = (1, 8, 8)
     assert down == 2 * (dense_bytes("X_d", 12, *shape, item=item) + dense_bytes("X_g", 6, *shape, item=item))
@@ -138,6 +138,11 @@ def test_what_it_draws_with_and_what_it_saves_is_the_generator() -> None:
     [
         ({"local_steps": 0}, "--method.local_steps is 0: give 1 or more"),
         ({"fake_batches": 0}, "--method.fake_batches is 0: give 1 or more"),
+        (
+            {"local_steps": 2, "fake_batches": 3},
+            "--method.fake_batches is 3, --method.local_steps 2: a step takes one batch, the others would be sent for "
+            "nothing; give as many batches as steps, or fewer",
+        ),
         ({"swap_epochs": 0.0}, "--method.swap_epochs is 0.0: give a number above 0"),
         ({"betas": (0.5, 1.0)}, "--method.betas is 0.5, 1: give 0 or more, below 1"),
         ({"generator_learning_rate": 0.0}, "--method.generator_learning_rate is 0.0: give a number above 0"),

@@ -218,3 +218,22 @@ def test_a_module_without_masks_is_refused() -> None:
     data.setup()
     with pytest.raises(UsageError, match="--model SmallCNN cannot be trained by Prism"):
         run(prepare_job(Prism(), SmallCNN(image_size=8), data, Shards(clients=4), 3, 1, None))
+
+
+def test_a_checkpoint_that_does_not_say_what_clients_hold_is_refused() -> None:
+    job = small_job()
+    run(job)
+    state = job.method.state_dict()
+    del state["step"]
+    with pytest.raises(UsageError, match=r"of an earlier flgen, .*: start anew without --ckpt_path"):
+        job.method.load_state_dict(state)
+
+
+def test_a_run_goes_on_with_the_loss_that_it_began_with(fit_small: Any, tmp_path: Any) -> None:
+    def model(bandwidth: float) -> Any:
+        return ResnetGenerator(image_size=8, latent=8, width=8, loss=KernelMMD([bandwidth], real_batch=8))
+
+    fit_small(tmp_path / "run", model=model(0.3), rounds=1)
+    with pytest.raises(UsageError, match=r"different loss"):
+        fit_small(tmp_path / "run", model=model(0.6), rounds=2, ckpt_path="last")
+    assert fit_small(tmp_path / "run", model=model(0.3), rounds=2, ckpt_path="last").round == 2

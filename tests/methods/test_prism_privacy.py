@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from flgen import CentralGaussian, ReferenceBug, StatisticsGaussian, ThetaGaussian
-from flgen.errors import UsageError
+from flgen.errors import FlgenError, UsageError
 from flgen.federation.clients import Federation
 from flgen.topology.star import Star
 
@@ -87,6 +87,13 @@ def test_noise_is_that_of_the_clip_the_round_and_the_client() -> None:
     moved = privacy.protect(s + 1e-3, theta_t, 1, 0)[0]  # other data, the same secret: what is between is not the noise
     assert float((moved - first).std()) == pytest.approx(2**0.5 * 1e-4 * 2 * 2.0, rel=0.02)
     assert float((first - 0.5).std()) == pytest.approx(1e-4 * 2 * 2.0, rel=0.01)
+
+
+def test_scores_that_are_no_numbers_are_not_clipped_by_nothing() -> None:
+    scores = torch.full((1000,), 5.0)
+    scores[3] = math.nan
+    with pytest.raises(FlgenError, match="scores of a client are not finite"):
+        begun(ThetaGaussian()).update(scores, torch.full((1000,), 0.5))
 
 
 def test_alpha_s_layers_send_the_logit_of_the_same_noisy_probabilities() -> None:
