@@ -122,9 +122,11 @@ class Job:
         for name, ours, theirs in _changed_options(self.identity[OPTIONS], checkpoint.identity.get(OPTIONS, {})):
             typed = name.removesuffix(".class_path").replace(".init_args.", ".")
             raise UsageError(
-                f"--method.{typed} is {ours}, but checkpoint {checkpoint.path} was trained with {theirs}: leave it as "
-                "it was, or start anew without --ckpt_path"
+                f"--method.{typed} is {_shown(ours)}, but checkpoint {checkpoint.path} was trained with "
+                f"{_shown(theirs)}: leave it as it was, or start anew without --ckpt_path"
             )
+        if type(self.method).check_continuation is not Method.check_continuation:  # or the state need not be read
+            self.method.check_continuation(checkpoint.server_state()["method"])
 
     def set_up_method(self, fabric: Fabric) -> None:
         """Move the module to this rank's device and make the method's state."""
@@ -226,6 +228,13 @@ def _changed_options(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iter
     for name, value in theirs.items():
         if name not in ours and (inner := _within(ours, name)):
             yield name, inner, value
+
+
+def _shown(value: Any) -> Any:
+    """Return a value as a message shows it: options within an option by the class that they are of."""
+    if not isinstance(value, Mapping):
+        return value
+    return value["class_path"].rpartition(".")[2] if "class_path" in value else "not null"
 
 
 def _within(options: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -227,7 +227,9 @@ def test_going_on_needs_the_options_of_the_method_and_the_shape_of_the_model(pre
 
 
 @pytest.mark.parametrize("name", ["Prism", "DPFedAvgGAN", "GSWGAN"])
-def test_a_run_is_not_made_private_or_public_on_the_way(name: str, prepare: Prepare) -> None:
+def test_a_run_is_not_made_private_or_public_on_the_way(
+    name: str, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from flgen import ThetaGaussian
 
     mechanism = {"privacy": ThetaGaussian()} if name == "Prism" else {}
@@ -237,6 +239,9 @@ def test_a_run_is_not_made_private_or_public_on_the_way(name: str, prepare: Prep
         with pytest.raises(UsageError, match=r"^--method\.privacy is .*, but checkpoint runs/x was trained with "):
             ours.continue_from(written)
         ours.resume_from(written)  # to measure it, or to draw from it
+        budget = getattr(theirs.method, "budget", None) or getattr(theirs.method.privacy, "budget", None)
+        state = {"step": {}, "privacy": budget.state_dict() if budget else {}}
+        monkeypatch.setattr(Checkpoint, "server_state", lambda _, state=state: {"method": state})
         theirs.continue_from(written)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import is_dataclass
@@ -117,6 +118,7 @@ def _class_names(message: str, where: str, sections: Sequence[Section]) -> list[
             return []
         base = next(iter(get_args(type_)), type_)
     base_itself, *below = subclasses_of(base)
+    below = [name for name in below if not inspect.isabstract(locate(name))]
     return [short_name(name) for name in below or [base_itself]]
 
 

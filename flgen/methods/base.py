@@ -142,6 +142,9 @@ class Method(ABC):
         """
         return ""
 
+    def check_continuation(self, state: dict[str, Any]) -> None:  # noqa: B027 - most may go on anyhow
+        """Refuse to go on training from what `state_dict` returned, before anything is started or written."""
+
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """Return the server's state: tensors and plain values, enough to go on after a restart."""

@@ -258,6 +258,12 @@ class DPFedAvgGAN(ServerMethod):
         streams, batches = self.federation.streams, self.recalibration_batches
         return {"generator": generator_training.draw_normalised(self.G, count, t, streams, self.fabric, batches)}
 
+    def check_continuation(self, state: dict[str, Any]) -> None:
+        """Refuse another cohort or secret than a private run began with."""
+        if self.budget is not None:
+            self.budget.load_state_dict(state["privacy"])
+            self.budget.check()
+
     def state_dict(self) -> dict[str, Any]:
         """theta_G, theta_D, v, the generator's moments, and what a run that is continued keeps of its privacy."""
         return {

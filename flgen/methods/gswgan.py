@@ -207,6 +207,12 @@ class GSWGAN(RemoteDiscriminators):
             return {}
         return {"privacy": {**self.privacy.record(self.batch_size), **self.budget.record()}}
 
+    def check_continuation(self, state: dict[str, Any]) -> None:
+        """Refuse another cohort or secret than a private run began with."""
+        if self.budget is not None:
+            self.budget.load_state_dict(state["privacy"])
+            self.budget.check()
+
     def state_dict(self) -> dict[str, Any]:
         """G, its Adam, and what a run that is continued keeps of its privacy."""
         return {**super().state_dict(), "privacy": {} if self.budget is None else self.budget.state_dict()}

@@ -22,7 +22,7 @@ from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
 from flgen.experiment import option_ranges
 from flgen.methods.base import ServerMethod
-from flgen.methods.prism_privacy import NotPrivate, PrismPrivacy
+from flgen.methods.prism_privacy import PrismPrivacy
 from flgen.topology.star import Star
 
 if TYPE_CHECKING:
@@ -159,8 +159,10 @@ class Prism(ServerMethod):
         self.recalibration_batches = recalibration_batches
         self.uplink = uplink or default["uplink"]
         self.downlink = downlink or default["downlink"]
+        if privacy is not None and not isinstance(privacy, PrismPrivacy):
+            raise UsageError(f"--method.privacy is {privacy!r}: give a mechanism, such as StatisticsGaussian()")
         self.privacy = privacy
-        self.protection = privacy or NotPrivate()
+        self.protection = privacy or PrismPrivacy()  # the class itself protects nothing
 
     @property
     def draws_weights(self) -> str:
@@ -362,6 +364,18 @@ class Prism(ServerMethod):
         batches = self.recalibration_batches if self.evaluation_norm == "recalibrated" else 0
         return generator_training.draw_normalised(self.generator, count, t, streams, self.fabric, batches)
 
+    def check_continuation(self, state: dict[str, Any]) -> None:
+        """Refuse a state without what clients hold, and another cohort or secret than a private run began with."""
+        self._check_kind(state)
+        self.protection.check_continuation(state["privacy"])
+
+    def _check_kind(self, state: dict[str, Any]) -> None:
+        if "step" not in state:
+            raise UsageError(
+                "the checkpoint is of an earlier flgen, which did not note what clients hold: start anew without "
+                "--ckpt_path (`flgen export` still takes it)"
+            )
+
     def state_dict(self) -> dict[str, Any]:
         """s_{t+1}, lambda_t, the step to it, which the next download tells, and the noise of privacy."""
         return {"scores": self.s_t, "lambda": self.lambda_t, "step": self.step, "privacy": self.protection.state_dict()}
@@ -373,11 +387,7 @@ class Prism(ServerMethod):
                 f"the checkpoint has {state['scores'].numel()} scores, this model {self.s_t.numel()}: give the --model "
                 "options that wrote it"
             )
-        if "step" not in state:
-            raise UsageError(
-                "the checkpoint is of an earlier flgen, which did not note what clients hold: start anew without "
-                "--ckpt_path (`flgen export` still takes it)"
-            )
+        self._check_kind(state)
         self.s_t = state["scores"].to(self.s_t)
         self.lambda_t = state["lambda"]
         self.step = {

@@ -37,7 +37,7 @@ class ReferenceBug(PrismPrivacy):
     """What the authors' code does where it says that it is private: no noise reaches the upload (section 6.1).
 
     Scores are clamped to [theta_clip, 1 - theta_clip] as if they were probabilities. For comparison with published
-    numbers; epsilon is infinite, whatever is asked for.
+    numbers; epsilon is infinite.
 
     Args:
         theta_clip: c.

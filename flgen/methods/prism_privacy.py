@@ -26,7 +26,7 @@ else:
 SECTION = "method.privacy"
 
 
-class PrismPrivacy(ABC):
+class PrismPrivacy:
     """What protects the clients of a run; this class stands for nothing at all.
 
     Attributes:
@@ -34,19 +34,19 @@ class PrismPrivacy(ABC):
         sends_updates: Whether clients send real numbers, the changes of their probabilities, in place of bits.
     """
 
-    unit: ClassVar[str]
+    unit: ClassVar[str] = "client"
     sends_updates: ClassVar[bool] = False
 
-    def check_loss(self, loss: Loss, data: LabelledData) -> None:  # noqa: B027 - most do not look at the loss
+    def check_loss(self, loss: Loss, data: LabelledData) -> None:
         """Refuse a loss that learns of images what is not accounted for; the data are loaded."""
 
-    def check(self, star: Star) -> None:  # noqa: B027 - most hold on any
+    def check(self, star: Star) -> None:
         """Refuse a topology on which the promise does not hold."""
 
-    def begin(self, federation: Federation) -> None:  # noqa: B027 - some need no noise
+    def begin(self, federation: Federation) -> None:
         """Fix the noise for the rounds that are planned."""
 
-    def check_secret(self) -> None:  # noqa: B027 - some need no noise
+    def check_secret(self) -> None:
         """Refuse to train with a secret that cannot be read."""
 
     def release(self) -> statistics_release.StatisticsRelease | None:
@@ -64,9 +64,9 @@ class PrismPrivacy(ABC):
         """
         return torch.sigmoid(s), s
 
-    @abstractmethod
     def epsilon_after(self, t: int) -> float:
         """Return what rounds 1 to t have spent, epsilon at the run's delta."""
+        return math.inf
 
     def exhausted(self, t: int) -> str:
         """Return why round t would overspend the budget; nothing if it would not."""
@@ -84,29 +84,18 @@ class PrismPrivacy(ABC):
         """Return what a run that is continued must keep to."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - most keep nothing
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` returned."""
 
-    @abstractmethod
     def record(self) -> dict[str, Any]:
         """Return what the guarantee is, for the run's record: plain values by name."""
-
-
-class NotPrivate(PrismPrivacy):
-    """No protection, and no claim of any."""
-
-    unit = "client"
-
-    def epsilon_after(self, t: int) -> float:
-        """Return infinity."""
-        return math.inf
-
-    def record(self) -> dict[str, Any]:
-        """Return nothing."""
         return {}
 
+    def check_continuation(self, state: dict[str, Any]) -> None:
+        """Refuse to go on with what `state_dict` returned, before anything is started."""
 
-class GaussianPrivacy(PrismPrivacy):
+
+class GaussianPrivacy(PrismPrivacy, ABC):
     """What mechanisms with Gaussian noise share: a budget, and the releases that are paid from it.
 
     Args:
@@ -149,6 +138,11 @@ class GaussianPrivacy(PrismPrivacy):
         """Refuse to train with a secret that cannot be read."""
         self.budget.check()
 
+    def check_continuation(self, state: dict[str, Any]) -> None:
+        """Refuse another cohort or secret than the run began with."""
+        self.budget.load_state_dict(state)
+        self.budget.check()
+
     def releases(self, t: int) -> int:
         """Return how often, in rounds 1 to t, the client that took part most often did so.
 
@@ -173,6 +167,7 @@ class GaussianPrivacy(PrismPrivacy):
         """Say so if round t would spend more than the budget."""
         return self.budget.exhausted(t, self.releases(t))
 
+    @abstractmethod
     def record(self) -> dict[str, Any]:
         """Return unit, neighbouring relation and budget; a mechanism adds itself, its sensitivity and composition."""
         return {"unit": self.unit, "neighbours": self.neighbours, **self.budget.record()}

@@ -132,7 +132,7 @@ def check_records(records: int, client: int, least: int) -> None:
     if records < least:
         raise UsageError(
             f"client {client} has {records} records, and with fewer than {least} the noise drowns its statistics: "
-            "give clients more images (--partition.min_samples), or lower --method.privacy.min_records"
+            "divide the images among fewer clients, or lower --method.privacy.min_records"
         )
 
 

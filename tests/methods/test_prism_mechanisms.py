@@ -25,10 +25,10 @@ from flgen.data.image_set import ImageSet
 from flgen.errors import UsageError
 from flgen.federation.clients import Client, Federation
 from flgen.federation.streams import RandomStreams
-from flgen.methods.prism_privacy import NotPrivate
+from flgen.methods.prism_privacy import PrismPrivacy
 
 PRIVATE = [StatisticsGaussian, ThetaGaussian, CentralGaussian]
-UNPROTECTED = [NotPrivate, ReferenceBug]
+UNPROTECTED = [PrismPrivacy, ReferenceBug]
 
 
 class Copied(ImageData):

@@ -215,6 +215,23 @@ def test_a_private_run_goes_on_with_its_own_options_wherever_its_secret_lies(fit
     assert went_on.round == 2
 
 
+def test_a_continuation_that_is_refused_leaves_the_record_of_the_run_as_it_was(fit_small: Any, tmp_path: Path) -> None:
+    options = {"privacy": ThetaGaussian(epsilon=None, noise_multiplier=1.0)}
+    fit_small(tmp_path / "run", method_options=options, rounds=1)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
+    with pytest.raises(UsageError, match="clients_per_round"):
+        fit_small(tmp_path / "run", method_options=options, rounds=2, ckpt_path="last", clients_per_round=3)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")} == before
+
+
+def test_a_mechanism_is_given_and_not_its_name_or_class() -> None:
+    from flgen import Prism
+
+    for wrong in ("ThetaGaussian", ThetaGaussian):
+        with pytest.raises(UsageError, match="give a mechanism, such as StatisticsGaussian"):
+            Prism(privacy=wrong)  # type: ignore[arg-type]
+
+
 def test_alpha_has_no_meaning_where_every_layer_sends_changes() -> None:
     from test_prism import small_job
 
