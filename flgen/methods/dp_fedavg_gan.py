@@ -35,11 +35,13 @@ if TYPE_CHECKING:
     from flgen.data import LabelledData, image_set
     from flgen.federation import optimizer_state, trained_vector
     from flgen.federation.clients import Client, Federation
+    from flgen.models import discriminator
     from flgen.topology.star import Uploads
     from flgen.wire import codecs
 else:
     torch = deferred_module("torch")
     codecs = deferred_module("flgen.wire.codecs")
+    discriminator = deferred_module("flgen.models.discriminator")
     image_set = deferred_module("flgen.data.image_set")
     optimizer_state = deferred_module("flgen.federation.optimizer_state")
     trained_vector = deferred_module("flgen.federation.trained_vector")
@@ -182,7 +184,7 @@ class DPFedAvgGAN(ServerMethod):
             with self.fabric.autocast():
                 with torch.no_grad():
                     fake = self.G(self.G.noise(self.batch_size, z))
-                L = discriminator_loss(self.D(x), self.D(fake))
+                L = discriminator.discriminator_loss(self.D(x), self.D(fake))
             self.theta.backward(L)
             steps.step()
             total += L.detach()
@@ -283,17 +285,6 @@ class DPFedAvgGAN(ServerMethod):
             self.budget.load_state_dict(state["privacy"])
         self.g.load(self.theta_G)
         self.theta.load(self.theta_D)
-
-
-def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Return the mean of -ln D(x) over real images plus that of -ln(1 - D(x~)) over fakes, a scalar.
-
-    Args:
-        real: Logits of real images (B,).
-        fake: Logits of generated ones (B,).
-    """
-    softplus = torch.nn.functional.softplus
-    return softplus(-real.float()).mean() + softplus(fake.float()).mean()
 
 
 def generator_loss(fake: Tensor) -> Tensor:

@@ -34,11 +34,13 @@ if TYPE_CHECKING:
     from flgen.data import image_set as images
     from flgen.federation import optimizer_state, trained_vector
     from flgen.federation.clients import Client, Federation
+    from flgen.models import discriminator
     from flgen.topology.star import Uploads
     from flgen.wire import codecs
 else:
     torch = deferred_module("torch")
     codecs = deferred_module("flgen.wire.codecs")
+    discriminator = deferred_module("flgen.models.discriminator")
     images = deferred_module("flgen.data.image_set")
     optimizer_state = deferred_module("flgen.federation.optimizer_state")
     trained_vector = deferred_module("flgen.federation.trained_vector")
@@ -195,8 +197,7 @@ class RemoteDiscriminators(ServerMethod):
             fake: Generated images, of the same shape.
             draws: Source of whatever the loss draws.
         """
-        softplus = torch.nn.functional.softplus
-        return softplus(-self.D(real)).mean() + softplus(self.D(fake)).mean()
+        return discriminator.discriminator_loss(self.D(real), self.D(fake))
 
     def judge_images(self, X_g: Tensor) -> tuple[Tensor, Tensor]:
         """Return D_k's logits of some images, float32 (B,), and the gradient of each with respect to its image.

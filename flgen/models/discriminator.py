@@ -41,3 +41,14 @@ class ImageDiscriminator(nn.Module):
     def reset_weights(self, generator: torch.Generator) -> None:
         """Draw the weights in place, by He's rule; biases are 0."""
         draw_weights(self, generator, SLOPE)
+
+
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Return the mean of -ln D(x) over real images plus that of -ln(1 - D(x~)) over fakes, a scalar.
+
+    Args:
+        real: Logits of real images (B,).
+        fake: Logits of generated ones (B,).
+    """
+    softplus = torch.nn.functional.softplus
+    return softplus(-real.float()).mean() + softplus(fake.float()).mean()

@@ -17,7 +17,8 @@ from flgen.data.image_set import to_unit_range
 from flgen.errors import UsageError
 from flgen.experiment.records import read_metrics
 from flgen.federation.flat_parameters import flatten_in_place
-from flgen.methods.dp_fedavg_gan import discriminator_loss, generator_loss
+from flgen.methods.dp_fedavg_gan import generator_loss
+from flgen.models.discriminator import discriminator_loss
 from flgen.privacy.accounting import epsilon_spent, noise_multiplier
 from flgen.privacy.noise import NoiseSource
 from flgen.privacy.update_privacy import UpdatePrivacy
