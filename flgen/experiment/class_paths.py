@@ -37,11 +37,15 @@ def option_groups(class_path: str) -> dict[str, type]:
 
 
 def subclasses_of(base: type) -> list[str]:
-    """Return the paths of a class and of all that derive from it, as far as they are imported."""
+    """Return the paths of a class and of all that derive from it, as far as they are imported.
+
+    A class made inside a function or another class is left out: no configuration can name it.
+    """
     found: list[str] = [path_of(base)]
     subclass: type
     for subclass in type.__subclasses__(base):
-        found += subclasses_of(subclass)
+        itself, *below = subclasses_of(subclass)
+        found += below if "." in subclass.__qualname__ else [itself, *below]
     return found
 
 
