@@ -30,11 +30,11 @@ benchmark: .venv/.installed-dev
 	$(BIN)/python -m pytest -m benchmark tests/benchmarks -s
 
 docs: .venv/.installed-dev
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: .venv/.installed-dev
-	$(BIN)/ruff check flgen tests
-	$(BIN)/ruff format --check flgen tests
+	$(BIN)/ruff check flgen tests docs_site
+	$(BIN)/ruff format --check flgen tests docs_site
 
 types: .venv/.installed-dev
 	$(BIN)/mypy

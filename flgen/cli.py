@@ -17,6 +17,7 @@ COMMANDS = {
     "pipeline": "run the stages of one configuration, from labels to federated training",
     "pretrain": "train a model on the server, before clients take it up",
     "fit": "train a method over many clients",
+    "sweep": "list or run the configurations of a sweep file",
     "evaluate": "measure a checkpoint",
     "sample": "draw images from a checkpoint or a ticket",
     "export": "write a finished generator as a small file, a ticket",
@@ -27,6 +28,7 @@ COMMANDS = {
     "synthesize": "generate labelled samples from prompts",
     "privacy": "say how much noise a privacy budget takes",
     "plot": "draw figures of runs, or the graphs of a configuration",
+    "report": "write one page about runs: curves, samples, clients, communication, events",
 }
 """What each command does; `flgen/commands/` has a file of the same name for each."""
 
@@ -55,14 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     _set_up_logging()
     if "" not in sys.path:
-        sys.path.insert(0, "")  # a class of one's own lies in the working folder: --method my_method.MyMethod
+        # A class of one's own lies in the working folder: --method my_method.MyMethod. It comes last: a file of the
+        # name of a package, in a folder that somebody else has filled, does not take the package's place.
+        sys.path.append("")
     try:
         return _command(arguments[0])(arguments[1:])
     except FlgenError as error:
         if os.environ.get("FLGEN_TRACEBACK"):
             traceback.print_exc()
         if str(error):  # a rank that failed has already said why
-            print(f"flgen: error: {error}", file=sys.stderr)
+            print(f"flgen: error: {_on_one_line(str(error))}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print("flgen: interrupted before the run started", file=sys.stderr)
@@ -71,10 +75,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 141
 
 
+class _OneLine(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return _on_one_line(super().formatMessage(record))
+
+
+def _on_one_line(text: str) -> str:
+    """Return a text as a terminal may have it: what it quotes of a file neither breaks the line nor steers anything."""
+    return "".join(sign if sign.isprintable() else " " if sign.isspace() else ascii(sign)[1:-1] for sign in text)
+
+
 def _set_up_logging() -> None:
     """Show flgen's own messages, one line each."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("flgen: %(message)s"))
+    handler.setFormatter(_OneLine("flgen: %(message)s"))
     log = logging.getLogger("flgen")
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -111,6 +112,7 @@ class ClientTurns:
         self.failures: dict[int, str] = {}
         self.metrics: dict[int, dict[str, float]] = {}
         self.local_s = 0.0
+        channel.take_time()  # what an evaluation or a checkpoint has spent is no part of the round
         self.started = time.perf_counter()
 
     def attempt(self, client: Client, work: Callable[[], Outcome]) -> Outcome | None:
@@ -143,7 +145,7 @@ class ClientTurns:
         Args:
             clients: The clients of this rank's share.
             step: A client's work; it returns what the client sends.
-            keep: Takes what a client that did not fail sends.
+            keep: Takes what a client that did not fail sends; if it refuses, the client has failed after all.
         """
         for client in clients:
             self._call("on_client_start", round=self._t, client=client.id)
@@ -156,7 +158,8 @@ class ClientTurns:
                 break
             if payload is not None:
                 self.local_s += time.perf_counter() - client_started
-                keep(client, payload)
+                payload = self.attempt(client, partial(_handed_in, keep, client, payload))
+            if payload is not None:
                 self._store.stage(client.id, client.state)
                 self.metrics[client.id] = client.metrics
             client.state = {}
@@ -211,9 +214,20 @@ class ClientTurns:
         """Return what a complete round left behind."""
         reported = {client: values for said in roll_calls for client, values in said.metrics.items()}
         metrics = {**over_clients(reported, self._federation.measured_samples), **traffic}
+        if self._policy.on_client_error == "skip":
+            metrics["clients/failed"] = len(failures)
         metrics["time/round_s"] = time.perf_counter() - self.started
         metrics["time/local_s"] = self.local_s
+        if self._channel.world_size > 1:
+            spent = self._channel.take_time()
+            metrics["time/communication_s"] = spent.moving_s
+            metrics["time/waiting_s"] = spent.waiting_s
         return RoundOutcome(0, metrics, ledger, failures, reported)
+
+
+def _handed_in(keep: Callable[[Client, Payload], None], client: Client, payload: Payload) -> Payload:
+    keep(client, payload)
+    return payload
 
 
 def state_of(method: Method, store: ClientStateStore, client: Client) -> dict[str, Tensor]:

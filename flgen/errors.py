@@ -11,3 +11,7 @@ class UsageError(FlgenError):
     """The command line, the configuration or a call asks for something impossible."""
 
     exit_status = 2
+
+
+class EveryProcessError(FlgenError):
+    """What every process of a job finds at once: one of each node says it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from flgen.callbacks.loggers import close_loggers, run_id
 from flgen.client_turns import ErrorPolicy, RoundOutcome, state_of
 from flgen.deferred import TYPE_CHECKING
+from flgen.errors import FlgenError
 from flgen.experiment.checkpoints import (
     checkpoint_name,
     finish_checkpoint,
@@ -21,6 +23,8 @@ from flgen.experiment.checkpoints import (
     write_state,
 )
 from flgen.experiment.records import ClientsTable, EventLog, LedgerTable, MetricsTable
+from flgen.experiment.shared_folder import check_same_start, check_shared
+from flgen.experiment.version import installed_version
 from flgen.federation.clients import Client
 from flgen.federation.interruption import StopRequest
 from flgen.federation.launch import share_of_cores
@@ -97,7 +101,8 @@ class FitLoop:
         except BaseException as error:
             self._call("on_exception", error=error)
             if self.is_server:
-                self.events.write("failed", error=" ".join(str(error).split()))
+                with suppress(FlgenError):  # a full disk, say, which is then the error already
+                    self.events.write("failed", error=" ".join(str(error).split()))
                 close_loggers(self.trainer.loggers, exit_code=1)
             raise
         finally:
@@ -120,19 +125,23 @@ class FitLoop:
         self.channel = Channel(
             fabric.global_rank, fabric.world_size, fabric.device, trainer.timeout_s, trainer.round_timeout_s
         )
+        if trainer.num_nodes > 1:
+            check_shared(self.folder.path, self.channel.agree, writes=self.is_server)
+        check_same_start(self.folder.path, job.first_round, self.channel.agree)
         job.set_up_method(fabric)
         job.method.topology.open(self.channel, Ledger())
         logger_ids: list[str | None] = [None] * len(job.loggers)
         if job.resume is not None:
             hosted = {client.id for client in job.federation.hosted_by(fabric.global_rank)}
             states = job.resume.client_states()
-            self.store.load_state_dict({client: state for client, state in states.items() if client in hosted})
             server = job.resume.server_state()
-            if self.is_server or job.method.state_on_every_rank:
-                job.method.load_state_dict(server["method"])
-            if self.is_server:
-                self.metrics = server["metrics"]
-                logger_ids = server["logger_ids"] or logger_ids
+            with job.resume.taken_up():
+                self.store.load_state_dict({client: state for client, state in states.items() if client in hosted})
+                if self.is_server or job.method.state_on_every_rank:
+                    job.method.load_state_dict(server["method"])
+                if self.is_server:
+                    self.metrics = dict(server["metrics"])
+                    logger_ids = list(server["logger_ids"]) or logger_ids
         if self.is_server:
             self.metrics_table.truncate_after(job.first_round - 1)
             self.ledger_table.truncate_after(job.first_round - 1)
@@ -147,6 +156,7 @@ class FitLoop:
                 round=job.first_round,
                 ranks=fabric.world_size,
                 device=str(fabric.device),
+                version=installed_version(),
                 threads=torch.get_num_threads(),
                 initial_weights=job.initial_weights,
                 initial_weights_sha256=job.identity.get(INITIAL_WEIGHTS),

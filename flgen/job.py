@@ -16,7 +16,7 @@ from flgen.callbacks.evaluation import Evaluation
 from flgen.callbacks.loggers import RunLogger
 from flgen.data.local_split import LocalSplit, deal
 from flgen.deferred import TYPE_CHECKING
-from flgen.errors import UsageError
+from flgen.errors import FlgenError, UsageError
 from flgen.experiment.checkpoints import Checkpoint
 from flgen.experiment.config import describe
 from flgen.federation.clients import Client, Federation, cohort_size
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 INITIAL_WEIGHTS = "initial weights"
 
 OPTIONS = "method options"
+"""Key of an identity: what must be equal to go on training, but not to measure a checkpoint or to draw from it."""
 
 PLACES = frozenset({"weights", "cache_dir", "root"})
 """Options of a loss that say where something lies."""
-"""Key of an identity: what must be equal to go on training, but not to measure a checkpoint or to draw from it."""
 
 
 @dataclass
@@ -119,14 +119,18 @@ class Job:
             UsageError: It belongs to another run, or to one whose method had other options.
         """
         self.resume_from(checkpoint)
-        for name, ours, theirs in _changed_options(self.identity[OPTIONS], checkpoint.identity.get(OPTIONS, {})):
+        written = checkpoint.identity.get(OPTIONS, {})
+        if not isinstance(written, dict):
+            raise FlgenError(f"checkpoint {checkpoint.path} is damaged: its manifest.json has no {OPTIONS}")
+        for name, ours, theirs in _changed_options(self.identity[OPTIONS], written):
             typed = name.removesuffix(".class_path").replace(".init_args.", ".")
             raise UsageError(
                 f"--method.{typed} is {_shown(ours)}, but checkpoint {checkpoint.path} was trained with "
                 f"{_shown(theirs)}: leave it as it was, or start anew without --ckpt_path"
             )
         if type(self.method).check_continuation is not Method.check_continuation:  # or the state need not be read
-            self.method.check_continuation(checkpoint.server_state()["method"])
+            with checkpoint.taken_up():
+                self.method.check_continuation(checkpoint.server_state()["method"])
 
     def set_up_method(self, fabric: Fabric) -> None:
         """Move the module to this rank's device and make the method's state."""

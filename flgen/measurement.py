@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from flgen.deferred import TYPE_CHECKING
+from flgen.errors import FlgenError
 from flgen.experiment.checkpoints import Checkpoint
 from flgen.federation.clients import Client
 from flgen.job import Job
@@ -74,8 +75,14 @@ def measure_checkpoint_clients(job: Job, checkpoint: Checkpoint, fabric: Fabric)
     states = checkpoint.client_states()
 
     def state_of_checkpoint(client: Client) -> dict[str, Tensor]:
-        kept = {name: tensor.to(fabric.device) for name, tensor in states.get(client.id, {}).items()}
-        return kept or job.method.initial_state(client)
+        kept, initial = states.get(client.id, {}), job.method.initial_state(client)
+        for name in initial.keys() & kept.keys():
+            if (kept[name].shape, kept[name].dtype) != (initial[name].shape, initial[name].dtype):
+                raise FlgenError(
+                    f"checkpoint {checkpoint.path} has {name} of client {client.id} in another shape than this run: "
+                    "use another one"
+                )
+        return {name: tensor.to(fabric.device) for name, tensor in kept.items()} or initial
 
     channel = Channel(0, 1, fabric.device, 1, 1)
     measured = measure_clients(job, state_of_checkpoint, checkpoint.round, channel)

@@ -29,6 +29,8 @@ from flgen.experiment.checkpoints import (
 )
 from flgen.experiment.records import EventLog, MetricsTable
 from flgen.experiment.runs import RunFolder
+from flgen.experiment.shared_folder import check_same_start, check_shared
+from flgen.experiment.version import installed_version
 from flgen.experiment.weights import save_weights
 from flgen.federation.interruption import ClientStepInterrupted, StopRequest
 from flgen.federation.launch import share_of_cores
@@ -181,6 +183,9 @@ class ServerLoop:
         self.channel = Channel(
             fabric.global_rank, fabric.world_size, fabric.device, trainer.timeout_s, trainer.round_timeout_s
         )
+        if trainer.num_nodes > 1:
+            check_shared(job.folder.path, self.channel.agree, writes=self.is_first)
+        check_same_start(job.folder.path, job.first_epoch, self.channel.agree)
         parameters = job.model.parameters()
         if trainer.optimizer == "adamw":
             optimizer: torch.optim.Optimizer = torch.optim.AdamW(
@@ -201,9 +206,10 @@ class ServerLoop:
         saved = job.first_epoch - 1
         if job.resume is not None:
             state = job.resume.server_state()
-            job.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.metrics = state["metrics"]
+            with job.resume.taken_up():
+                job.model.load_state_dict(state["model"])
+                self.optimizer.load_state_dict(state["optimizer"])
+                self.metrics = dict(state["metrics"])
         if self.is_first:
             table, events = MetricsTable(job.folder.metrics), EventLog(job.folder.events)
             table.truncate_after(saved)
@@ -212,6 +218,7 @@ class ServerLoop:
                 epoch=job.first_epoch,
                 ranks=self.fabric.world_size,
                 device=str(self.fabric.device),
+                version=installed_version(),
                 samples=len(job.train),
                 source=job.source,
                 init=job.init,

@@ -15,7 +15,8 @@ from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
 from flgen.experiment import option_ranges
 from flgen.experiment.config import to_yaml
-from flgen.experiment.runs import RunFolder
+from flgen.experiment.runs import AUTO, RunFolder
+from flgen.federation import launchers
 from flgen.federation.training_options import Augmentation
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class ServerTrainer:
         augmentation: What is drawn anew for every batch of images.
         evaluate_every: Measure the test split after every so many epochs, and after the last.
         accelerator: "auto", "cpu", "cuda" or "mps".
-        devices: Processes per node, one per device, or "auto" (all GPUs; 1 on CPU).
+        devices: Processes per node, one per device, or "auto" (what torchrun or srun started; else all GPUs, 1 on CPU).
         num_nodes: Number of nodes.
         precision: Fabric's names: "32-true" or "bf16-mixed".
         threads_per_rank: CPU threads of each process; None means OMP_NUM_THREADS, else a share of the cores.
@@ -147,7 +148,8 @@ class ServerTrainer:
             initial_weights: A `*.safetensors` file to start from; None starts from the module as it is.
             run_dir: The run folder; it must be new unless `ckpt_path` continues it.
             seed_everything: Seed of every random stream.
-            ckpt_path: Checkpoint to continue from: a folder, or "last" for the newest good one of `run_dir`.
+            ckpt_path: Checkpoint to continue from: a folder, or "last" for the newest good one of `run_dir`; "auto" is
+                that one, or a fresh start if there is none.
             config: The resolved configuration, for config.yaml.
 
         Raises:
@@ -155,7 +157,8 @@ class ServerTrainer:
             FlgenError: Training failed, or could not start.
         """
         folder = RunFolder(Path(run_dir))
-        resume = None if ckpt_path is None else checkpoints.find_checkpoint(ckpt_path, folder.path)
+        resume = checkpoints.checkpoint_to_continue(ckpt_path, folder.path)
+        launchers.check_launcher(self.devices, self.num_nodes)
         fabric = launch.build_fabric(
             accelerator=self.accelerator,
             devices=self.devices,
@@ -168,7 +171,7 @@ class ServerTrainer:
         self.is_global_zero = fabric.is_global_zero
         continues = resume is not None and resume.path.resolve().is_relative_to(folder.path.resolve())
         if fabric.is_global_zero and not continues:
-            folder.check_new()
+            folder.check_new(begun=str(ckpt_path) == AUTO)
         if self.augmentation != "none" and not isinstance(data, ImageData):
             raise UsageError(
                 f"--trainer.augmentation {self.augmentation} is for images, --data {type(data).__name__} holds "

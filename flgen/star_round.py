@@ -67,8 +67,8 @@ def run_star_round(
         return method.client_step(client, download, t)
 
     def keep(client: Client, payload: Payload) -> None:
+        collector.add(client.id, client.samples, payload)  # or it refuses, and the client fails without a trace
         up.update(count_scalars(payload))
-        collector.add(client.id, client.samples, payload)
         if diversity is not None:
             diversity.add(client.id, method.update_of(download, payload))
 
@@ -161,13 +161,18 @@ def _settle(
     candidates, collector, down = _open(
         method, method.candidates, lambda received, _: received, federation, clients, rank_of, t
     )
+
+    def judge(client: Client) -> Payload:
+        judgement = method.judge(client, candidates, t)
+        collector.add(client.id, client.samples, judgement)
+        return judgement
+
     for client in clients:
         if rank_of[client.id] != channel.rank:
             continue
-        judgement = turns.attempt(client, partial(method.judge, client, candidates, t))
+        judgement = turns.attempt(client, partial(judge, client))
         if judgement is not None:
             up.update(count_scalars(judgement))
-            collector.add(client.id, client.samples, judgement)
         if federation.host[client.id] != channel.rank:
             client.close_data()
     roll_calls = turns.agree(collector.roll_call())

@@ -9,14 +9,15 @@ from typing import Any, Literal
 
 from flgen.callbacks import Callback, ClassPictures, RoundProgress, RunLogger, SampleGrids
 from flgen.callbacks.evaluation import Evaluation
+from flgen.callbacks.loggers import close_loggers
 from flgen.data.local_split import LocalSplit
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import UsageError
 from flgen.experiment import option_ranges
 from flgen.experiment.config import describe, to_yaml
-from flgen.experiment.records import write_partition
-from flgen.experiment.runs import RunFolder
-from flgen.federation import model_group
+from flgen.experiment.records import EventLog, write_partition
+from flgen.experiment.runs import AUTO, RunFolder
+from flgen.federation import launchers, model_group
 
 if TYPE_CHECKING:
     from lightning import LightningModule
@@ -47,13 +48,14 @@ class FederatedTrainer:
     Args:
         rounds: Number of communication rounds T.
         accelerator: "auto", "cpu", "cuda" or "mps".
-        devices: Processes per node, one per device, or "auto" (all GPUs; 1 on CPU).
+        devices: Processes per node, one per device, or "auto" (what torchrun or srun started; else all GPUs, 1 on CPU).
         num_nodes: Number of nodes.
         precision: Fabric's names: "32-true" or "bf16-mixed".
         threads_per_rank: CPU threads of each process; None means OMP_NUM_THREADS, else a share of the cores.
             Results are the same bits for any number of processes only with the same number of threads.
         timeout_s: Limit of every exchange between processes, seconds.
         round_timeout_s: How long a fast process waits for the slowest one's local training, seconds.
+        lost_after_s: How long another node may be out of reach before the job ends, seconds.
         clients_per_round: Cohort size; None means every client, every round.
         participation: Sampling ratio rho, the share of the clients in a cohort; give this or clients_per_round.
         on_client_error: "raise" ends the job when a client fails; "skip" leaves it out of the round.
@@ -75,6 +77,7 @@ class FederatedTrainer:
         threads_per_rank: int | None = None,
         timeout_s: float = 120,
         round_timeout_s: float = 3600,
+        lost_after_s: float = 30,
         clients_per_round: int | None = None,
         participation: float | None = None,
         on_client_error: Literal["raise", "skip"] = "raise",
@@ -95,7 +98,8 @@ class FederatedTrainer:
             keep_checkpoints=keep_checkpoints,
             min_clients=min_clients,
         )
-        option_ranges.above_0("trainer", "seconds", timeout_s=timeout_s, round_timeout_s=round_timeout_s)
+        limits = {"timeout_s": timeout_s, "round_timeout_s": round_timeout_s, "lost_after_s": lost_after_s}
+        option_ranges.above_0("trainer", "seconds", **limits)
         if participation is not None and not 0 < participation <= 1:
             raise UsageError(f"--trainer.participation is {participation}: give a share above 0, at most 1")
         if participation is not None and clients_per_round is not None:
@@ -111,6 +115,7 @@ class FederatedTrainer:
         self.threads_per_rank = threads_per_rank
         self.timeout_s = timeout_s
         self.round_timeout_s = round_timeout_s
+        self.lost_after_s = lost_after_s
         self.clients_per_round = clients_per_round
         self.participation = participation
         self.on_client_error = on_client_error
@@ -162,7 +167,8 @@ class FederatedTrainer:
             run_dir: The run folder; it must be new unless `ckpt_path` continues it.
             seed_everything: Seed of every random stream.
             partition_seed: Seed of who holds which samples, test samples included; None takes `seed_everything`.
-            ckpt_path: Checkpoint to continue from: a folder, or "last" for the newest good one of `run_dir`.
+            ckpt_path: Checkpoint to continue from: a folder, or "last" for the newest good one of `run_dir`; "auto" is
+                that one, or a fresh start if there is none.
             initial_weights: Weights that the model starts from, a `*.safetensors` file; None takes it as it is.
             config: The resolved configuration, for config.yaml and the loggers; None describes the arguments.
 
@@ -172,12 +178,13 @@ class FederatedTrainer:
         """
         model = method.own_model(model_group.as_one_module(model))
         self.folder = RunFolder(Path(run_dir))
-        resume = None if ckpt_path is None else checkpoints.find_checkpoint(ckpt_path, self.folder.path)
+        resume = checkpoints.checkpoint_to_continue(ckpt_path, self.folder.path)
+        launchers.check_launcher(self.devices, self.num_nodes)
         fabric = self._build_fabric(self.devices, self.num_nodes)
         self.is_global_zero = fabric.is_global_zero
         continues = resume is not None and resume.path.resolve().is_relative_to(self.folder.path.resolve())
         if self.is_global_zero and not continues:
-            self.folder.check_new()
+            self.folder.check_new(begun=str(ckpt_path) == AUTO)
 
         sha256 = None
         if initial_weights is not None:
@@ -206,7 +213,7 @@ class FederatedTrainer:
             self.folder.write_config(to_yaml(job.config), before_round=job.first_round)
             write_partition(self.folder.partition, job.label_table, data.class_names)
 
-        result = launch.launch(fabric, lambda stop: fit_loop.FitLoop(self, fabric, job, stop).run())
+        result = launch.launch(fabric, lambda stop: fit_loop.FitLoop(self, fabric, job, stop).run(), self._close)
         if result.signal_number and fabric.is_global_zero:
             again = f"flgen fit --config {self.folder.config} --ckpt_path last"
             log.warning("stopped after round %d; continue with %s", result.round, again)
@@ -269,7 +276,14 @@ class FederatedTrainer:
             precision=self.precision,
             timeout_s=self.timeout_s,
             callbacks=self.callbacks,
+            lost_after_s=self.lost_after_s,
         )
+
+    def _close(self, reason: str) -> None:
+        """Keep what loggers have in memory, where a rank ends because another node is out of reach."""
+        if self.is_global_zero:
+            EventLog(self.folder.events).write("failed", error=reason)
+            close_loggers(self.loggers, exit_code=1)
 
     def _prepare(
         self,
@@ -303,7 +317,8 @@ class FederatedTrainer:
         fabric = self._build_fabric(1, 1)
         job.resume_from(checkpoint)
         job.set_up_method(fabric)
-        job.method.load_state_dict(checkpoint.server_state()["method"])
+        with checkpoint.taken_up():
+            job.method.load_state_dict(checkpoint.server_state()["method"])
         return fabric
 
     def _describe(

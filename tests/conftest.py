@@ -24,7 +24,7 @@ def _cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["FLGEN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fit_small() -> Callable[..., Any]:
     """Return a function that runs a small fit of any method on digits and returns its result.
 

@@ -21,7 +21,7 @@ SERVER_METHODS += ["MDGAN", "UAGAN", "GSWGAN"]
 PEER_METHODS = ["DisPFL", "My1", "My2", "DPSGD", "FedFOMO", "Local", "Isolated"]
 METHODS = SERVER_METHODS + PEER_METHODS
 
-TRAINING = LocalTraining(epochs=2, batch_size=32, learning_rate_decay=0.9, clip_norm=5.0)
+TRAINING = LocalTraining(epochs=2, batch_size=64, learning_rate_decay=0.9, clip_norm=5.0)
 
 # What the server of a method does by itself, in a few steps.
 SMALL_OPTIONS: dict[str, dict[str, Any]] = {

@@ -75,6 +75,13 @@ def commands_of(text: str) -> Iterator[str]:
             yield " ".join(line.split())
 
 
+def submitted(words: Sequence[str]) -> list[str]:
+    """Return what the first task of `sbatch ... slurm/SCRIPT.sh ARGUMENTS` types after `flgen`."""
+    (script,) = [number for number, word in enumerate(words) if re.fullmatch(r"slurm/\w+\.sh", word)]
+    assert (REPOSITORY / words[script]).exists(), words[script]
+    return ["fit", *words[script + 1 :], *(["--index=0"] if "--sweep" in words else [])]
+
+
 class Reader:
     """Somebody who tries everything, once."""
 
@@ -127,7 +134,7 @@ class Reader:
     def _try_command(self, command: str, parsed_only: bool) -> None:
         words = shlex.split(command, comments=True)
         if parsed_only:
-            arguments = words[words.index("flgen") + 1 :]
+            arguments = submitted(words) if words[0] == "sbatch" else words[words.index("flgen") + 1 :]
             status, output = self._fork({}, [*arguments, "--print_config"])
             assert status == 0, f"{command}\n{output}"
             return
@@ -426,6 +433,15 @@ def test_the_table_of_flgen_privacy_has_every_option_and_its_default() -> None:
 
     documented = {option: default for option, default, _ in table_of("docs/privacy.md", "option of `flgen privacy`")}
     assert documented == {option: str(about.get("default", "null")) for option, about in OPTIONS.items()}
+
+
+def test_the_threat_model_says_of_every_method_what_its_server_sees() -> None:
+    import flgen.methods
+
+    documented = [name for row in table_of("docs/privacy.md", "method") for name in row[0].split(", ")]
+    exported = {name: getattr(flgen.methods, name) for name in flgen.methods.__all__}
+    methods = [name for name, item in exported.items() if issubclass(item, flgen.methods.Method)]
+    assert sorted(documented) == sorted(name for name in methods if not inspect.isabstract(exported[name]))
 
 
 def test_what_a_private_run_records_is_on_the_page(reader: Reader) -> None:

@@ -6,7 +6,7 @@ import csv
 import re
 
 import pytest
-from gpu_scripts import run_script
+from gpu_scripts import run_program, run_script
 
 SCRIPT = "gpu_dispfl.sh"
 WEIGHTS = 44_622  # of ResNet-18 at width 4
@@ -25,8 +25,10 @@ def test_without_a_gpu_it_ends_with_one_line() -> None:
 @pytest.fixture(scope="module")
 def tried(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[dict[str, str]]]:
     """What a tiny trial on two processes printed, and the rows of its metrics.csv."""
-    run_dir = tmp_path_factory.mktemp("gpu") / "run"
-    done = run_script(SCRIPT, "--accelerator", "cpu", "--devices", "2", *TINY, "--run-dir", str(run_dir))
+    folder = tmp_path_factory.mktemp("gpu")
+    run_dir = folder / "run"
+    options = ("--accelerator", "cpu", "--devices", "2", *TINY, "--run-dir", str(run_dir))
+    done = run_program("gpu_dispfl.py", *options, folder=folder)
     assert done.returncode == 0, done.stderr
     with (run_dir / "metrics.csv").open() as file:
         return done.stdout, list(csv.DictReader(file))

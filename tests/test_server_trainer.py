@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forked_commands import ForkedCommand, run_forked
 from safetensors.torch import load_file
 
 from flgen import MNIST, Digits, ServerTrainer, SmallCNN
@@ -168,15 +166,15 @@ def test_more_samples_than_there_are_cannot_be_asked_for(tmp_path) -> None:
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_stop_signal_keeps_what_is_complete_and_a_later_call_goes_on(tmp_path, devices) -> None:
-    command = [sys.executable, "-m", "flgen.cli", "pretrain", "--model", "SmallCNN", "--trainer.devices", str(devices)]
+    command = ["pretrain", "--model", "SmallCNN", "--trainer.devices", str(devices)]
     command += ["--run_dir", str(tmp_path / "run"), "--trainer.epochs", "100000", "--trainer.threads_per_rank", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = ForkedCommand(command, tmp_path)
     try:
         deadline = time.monotonic() + 90
         while not list((tmp_path / "run" / "checkpoints").glob("round-*")) and time.monotonic() < deadline:
-            assert process.poll() is None, process.stderr.read()
+            assert process.poll() is None, process.communicate()[1]
             time.sleep(0.05)
-        os.kill(process.pid, signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=60)
     finally:
         process.kill()
@@ -184,7 +182,7 @@ def test_a_stop_signal_keeps_what_is_complete_and_a_later_call_goes_on(tmp_path,
     assert "continue with flgen pretrain --config" in said.splitlines()[-1]
     kept = find_checkpoint(tmp_path / "run" / "checkpoints" / "last").round
     again = [*command[:-4], "--trainer.epochs", str(kept + 1), "--ckpt_path", "last", "--trainer.threads_per_rank", "1"]
-    done = subprocess.run(again, capture_output=True, text=True, timeout=90)
+    done = run_forked(again, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"weights: {tmp_path}/run/final.safetensors (sha256 ")
 

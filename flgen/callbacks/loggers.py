@@ -11,6 +11,7 @@ import inspect
 import json
 import multiprocessing
 import os
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -19,10 +20,18 @@ from typing import Any
 
 from flgen.deferred import TYPE_CHECKING
 from flgen.errors import FlgenError
+from flgen.experiment.class_paths import short_name
+from flgen.experiment.records import read_metrics, read_partition
+from flgen.metrics.over_rounds import summary_kind
 
 if TYPE_CHECKING:
     import torch
     from lightning.fabric.loggers import Logger
+
+_RUN_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
+"""Ids become names of folders."""
+
+BYTES = "comm/bytes"
 
 WANDB_START_TIMEOUT_S = 60  # the other ranks wait meanwhile, and their patience ends after two minutes
 
@@ -51,12 +60,15 @@ class RunLogger(ABC):
 class WandbLogger(RunLogger):
     """Logs to Weights & Biases; every chart's x-axis is the round.
 
-    WANDB_MODE=offline or disabled, and W&B's other environment variables, are respected.
+    WANDB_MODE=offline or disabled, and W&B's other environment variables, are respected. Beside its configuration a run
+    has flat keys to group by: `method_name`, `data_name`, `partition_name`, `model_name`, `clients`, `seed`. Beside its
+    metrics it has `comm/bytes_so_far`, an x-axis for what a method costs. Its summary has the last value of a metric,
+    and of one that says how good a model is the best one, as `.min` or `.max`.
 
     Args:
         project: The W&B project; WANDB_PROJECT, or else `flgen`, if not given.
         name: The run's name on the dashboard; the name of the run folder if not given.
-        group: Runs of one group are shown together.
+        group: Runs of one group are shown together; if not given, WANDB_RUN_GROUP, or the sweep that W&B's agent runs.
         tags: Labels to find the run by.
         offline: Write below the run folder only and touch no network; `wandb sync` uploads later.
         entity: The W&B user or team; the account's default if not given.
@@ -81,6 +93,8 @@ class WandbLogger(RunLogger):
     def open(
         self, run_dir: Path, config: Mapping[str, Any], name: str, resume_id: str | None, first_round: int = 1
     ) -> Logger:
+        if resume_id is not None and not (isinstance(resume_id, str) and _RUN_ID.fullmatch(resume_id)):
+            raise FlgenError(f"the checkpoint has {resume_id!r:.40} as the id of a W&B run: use another checkpoint")
         import wandb
 
         mode = os.environ.get("WANDB_MODE") or wandb.setup().settings.mode
@@ -94,11 +108,11 @@ class WandbLogger(RunLogger):
             run = wandb.init(
                 project=project,
                 name=self.name or os.environ.get("WANDB_NAME") or name,
-                group=self.group,
+                group=self.group or os.environ.get("WANDB_RUN_GROUP") or os.environ.get("WANDB_SWEEP_ID"),
                 tags=self.tags,
                 entity=self.entity,
                 dir=str(run_dir),
-                config=dict(config),
+                config={**config, **grouping_keys(config, run_dir)},
                 mode=mode,  # type: ignore[arg-type]
                 id=resume_id,
                 resume="allow" if resume_id else None,
@@ -112,7 +126,8 @@ class WandbLogger(RunLogger):
             ) from error
         run.define_metric("round")
         run.define_metric("*", step_metric="round", step_sync=True)
-        return _wandb_logger_class()(project=project, save_dir=str(run_dir), experiment=run)
+        sent = sum(row.get(BYTES, 0) for row in read_metrics(run_dir / "metrics.csv"))
+        return _wandb_logger_class()(sent, project=project, save_dir=str(run_dir), experiment=run)
 
 
 class TensorBoardLogger(RunLogger):
@@ -148,6 +163,31 @@ class TensorBoardLogger(RunLogger):
         except OSError as error:
             raise FlgenError(f"TensorBoard cannot write to {logger.log_dir}: {error.strerror or error}") from error
         return logger
+
+
+def grouping_keys(config: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
+    """Return what runs are grouped by on a dashboard: flat keys, short names of classes; none for what is not there.
+
+    Args:
+        config: The resolved configuration.
+        run_dir: The run folder, whose partition.csv has a row for each client.
+    """
+    found = {
+        f"{section}_name": _short_names(config.get(section)) for section in ("method", "data", "partition", "model")
+    }
+    partition = run_dir / "partition.csv"
+    clients = len(read_partition(partition)[1]) if partition.is_file() else None
+    keys = {**found, "clients": clients, "seed": config.get("seed_everything")}
+    return {name: value for name, value in keys.items() if value is not None}
+
+
+def _short_names(chosen: Any) -> str | None:
+    """Return the name of a class without its modules, those of several joined by +."""
+    if isinstance(chosen, list):
+        names = [name for name in map(_short_names, chosen) if name is not None]
+        return "+".join(dict.fromkeys(names)) or None
+    class_path = chosen.get("class_path") if isinstance(chosen, Mapping) else None
+    return short_name(class_path) if isinstance(class_path, str) else None
 
 
 def log_image_grid(logger: Logger, name: str, grid: torch.Tensor, step: int) -> None:
@@ -212,8 +252,21 @@ def _wandb_logger_class() -> Any:
     from lightning.pytorch.utilities import rank_zero_only
 
     class RoundWandbLogger(LightningWandbLogger):
+        def __init__(self, bytes_so_far: float, **options: Any) -> None:
+            super().__init__(**options)
+            self._bytes_so_far = bytes_so_far
+            self._seen: set[str] = set()
+
         @rank_zero_only
         def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-            self.experiment.log(dict(metrics) if step is None else {**metrics, "round": step}, step=step)
+            row = dict(metrics)
+            if BYTES in row:
+                self._bytes_so_far += row[BYTES]
+                row["comm/bytes_so_far"] = self._bytes_so_far
+            for name in row.keys() - self._seen:
+                self._seen.add(name)
+                if (kind := summary_kind(name)) != "last":  # which is what W&B keeps anyway
+                    self.experiment.define_metric(name, step_metric="round", summary=f"{kind},last")
+            self.experiment.log(row if step is None else {**row, "round": step}, step=step)
 
     return RoundWandbLogger

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 from types import FrameType
 
 from flgen.federation.interruption import die_with_parent
@@ -17,32 +17,22 @@ from flgen.federation.interruption import die_with_parent
 def run_flgen(arguments: Sequence[str], *, quiet: bool = False) -> int:
     """Run another command of flgen to its end; return its exit status.
 
-    SIGTERM is passed on to it. Ctrl-C reaches it by itself, as it is in the terminal's foreground too. It does not
-    outlive this process.
+    SIGTERM and SIGUSR1 are passed on to it. Ctrl-C reaches it by itself, as it is in the terminal's foreground too. It
+    does not outlive this process.
 
     Args:
         arguments: What is typed after `flgen`.
         quiet: Whether what it prints is thrown away; its messages on stderr are not.
     """
     command = [sys.executable, "-m", "flgen.cli", *arguments]
+    bind = partial(die_with_parent, os.getpid())
     with (
         _stop_signals_held() as held,
-        subprocess.Popen(command, stdout=subprocess.DEVNULL if quiet else None, preexec_fn=die_with_parent) as child,
+        subprocess.Popen(command, stdout=subprocess.DEVNULL if quiet else None, preexec_fn=bind) as child,
     ):
         held.pass_on_to(child)
         status = child.wait()
     return 128 - status if status < 0 else status
-
-
-def has_checkpoint(run_dir: Path) -> bool:
-    """Whether a run was stopped after its first checkpoint, so that `--ckpt_path last` goes on with it."""
-    return any((run_dir / "checkpoints").glob("round-*"))
-
-
-def remove_unstarted(run_dir: Path) -> None:
-    """Remove the folder of a run that was stopped before its first checkpoint: there is nothing to go on from."""
-    if (run_dir / "checkpoints").is_dir() and not has_checkpoint(run_dir):
-        shutil.rmtree(run_dir)
 
 
 class _HeldSignals:
@@ -69,6 +59,7 @@ def _stop_signals_held() -> Iterator[_HeldSignals]:
     held = _HeldSignals()
     previous = {
         signal.SIGTERM: signal.signal(signal.SIGTERM, held.receive),
+        signal.SIGUSR1: signal.signal(signal.SIGUSR1, held.receive),
         signal.SIGINT: signal.signal(signal.SIGINT, lambda number, frame: None),
     }
     try:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from flgen.commands.sections import build, federated_sections, parse_command, what_runs
-from flgen.commands.seeds import OPTIONS, run_seeds, take_seed
+from pathlib import Path
+
+from flgen.commands.finished_runs import is_finished
+from flgen.commands.sections import build, what_runs
+from flgen.commands.seeds import config_of_run, run_seeds, take_seed
+from flgen.commands.sweep_run import parse_fit
 from flgen.experiment.records import read_metrics
+from flgen.experiment.runs import AUTO
 from flgen.experiment.summary import describe_readings
 
 
 def run(arguments: list[str]) -> int:
     """Train a method over many clients."""
-    configuration = parse_command("fit", run.__doc__ or "", arguments, federated_sections(), OPTIONS)
+    configuration = parse_fit(arguments, run.__doc__ or "")
     options = configuration.values
     if options.seeds is not None and options.seed_index is None:
         return run_seeds(configuration, arguments)
     if options.seed_index is not None and not take_seed(configuration):
         return 0
+    if options.ckpt_path == AUTO and is_finished(config_of_run(configuration), Path(options.run_dir)):
+        print(f"done before: {options.run_dir}")
+        return 0
     built = build(configuration)
-    config = configuration.resolved()
-    del config["seed_index"]
     result = built.trainer.fit(
         *what_runs(built),
         split=built.split,
@@ -29,7 +35,7 @@ def run(arguments: list[str]) -> int:
         partition_seed=options.partition_seed,
         ckpt_path=options.ckpt_path,
         initial_weights=options.initial_weights,
-        config=config,
+        config=config_of_run(configuration),  # by now the model's sizes are those of the data
     )
     if result.signal_number:
         return 128 + result.signal_number

@@ -87,6 +87,7 @@ def run(arguments: list[str]) -> int:
     from flgen.experiment.records import atomic_replace
     from flgen.federation.clients import place
     from flgen.federation.launch import build_fabric, launch
+    from flgen.federation.launchers import check_launcher
     from flgen.federation.streams import RandomStreams
     from flgen.privacy.label_union import label_union
     from flgen.topology.channel import Channel
@@ -97,6 +98,7 @@ def run(arguments: list[str]) -> int:
     data.setup()
     divided = streams if options.partition_seed is None else RandomStreams(options.partition_seed)
     counts = data.label_table(data.split_clients(built.partition, divided.numpy("partition")))  # (clients, classes)
+    check_launcher(processes.devices, processes.num_nodes)
     fabric = build_fabric(
         accelerator="cpu",
         devices=processes.devices,

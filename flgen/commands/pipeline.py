@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flgen.commands.child_process import has_checkpoint, remove_unstarted, run_flgen
+from flgen.commands.child_process import run_flgen
 from flgen.commands.sections import parse_command, seed_section
 from flgen.errors import UsageError
 from flgen.experiment.config import Section, to_yaml
@@ -155,9 +155,8 @@ def _run_stage(place: Place) -> int:
         print(f"stage {stage.name}: done before ({place.folder})", flush=True)
         return 0
     arguments = _arguments(place)
-    remove_unstarted(place.output)
-    if has_checkpoint(place.output):
-        arguments += ["--ckpt_path", "last"]
+    if (place.output / "checkpoints").is_dir():
+        arguments += ["--ckpt_path", "auto"]
     print(f"stage {stage.name}: flgen {' '.join(arguments)}", flush=True)
     started = time.monotonic()
     status = run_flgen(arguments)

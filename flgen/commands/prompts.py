@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from flgen.commands.sections import parse_command, seed_section, writable
 from flgen.deferred import TYPE_CHECKING
 from flgen.errors import FlgenError, UsageError
 from flgen.experiment.config import Section
+from flgen.experiment.plain_values import json_value
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -77,7 +77,7 @@ def _labels(built: Namespace) -> list[str]:
         return list(built.data.class_names)
     file = Path(built.labels)
     try:
-        labels = json.loads(file.read_text(encoding="utf-8"))["labels"]
+        labels = json_value(file.read_bytes())["labels"]
     except OSError as error:
         raise FlgenError(f"--labels {file} cannot be read ({error.strerror}): `flgen labels` writes it") from None
     except (ValueError, KeyError, TypeError):

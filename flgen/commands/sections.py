@@ -11,6 +11,7 @@ from typing import Any
 from flgen.deferred import TYPE_CHECKING
 from flgen.errors import FlgenError, UsageError
 from flgen.experiment.config import Configuration, Section, build_parser, parse
+from flgen.experiment.runs import RunFolder
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -72,7 +73,8 @@ def ckpt_path_section() -> Section:
     return Section(
         "ckpt_path",
         str | None,
-        help="Checkpoint folder to start from; `last`, alone or as the end of a path, is the newest good one.",
+        help="Checkpoint folder to start from; `last`, alone or as the end of a path, is the newest good one; `auto` "
+        "is that of run_dir, or a fresh start if it has none.",
     )
 
 
@@ -157,6 +159,10 @@ def with_run_config(arguments: list[str]) -> list[str]:
     config = Path(given[-1]).parent.parent / "config.yaml"
     if not config.is_file():
         raise FlgenError(f"{config} is missing: --ckpt_path must be inside a run folder, as runs/x/checkpoints/last is")
+    # Nobody typed this file's name: it says what ran, and not what this command does, such as where it writes.
+    of_a_run = {section.name for section in federated_sections()}
+    if strange := [name for name in RunFolder(config.parent).read_config() if name not in of_a_run]:
+        raise FlgenError(f"{config} has {strange[0]}, which no run writes into it: take it out, or give a --config")
     return ["--config", str(config), *arguments]
 
 

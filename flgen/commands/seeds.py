@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flgen.commands.child_process import has_checkpoint, remove_unstarted, run_flgen
-from flgen.data import LocalSplit
+from flgen.commands.child_process import run_flgen
+from flgen.commands.finished_runs import ended_by_budget, is_finished
 from flgen.errors import FlgenError, UsageError
-from flgen.experiment.config import Configuration, describe
+from flgen.experiment.config import Configuration
 from flgen.experiment.records import read_events, read_metrics
-from flgen.experiment.runs import RunFolder
+from flgen.experiment.runs import AUTO, RunFolder
 from flgen.experiment.summary import describe_spread, summarise, write_summary
+from flgen.federation.launchers import started_processes
 from flgen.metrics.over_rounds import headline
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -30,9 +30,6 @@ WHICH_ROUND = {
     "best": ", the best round of each",
 }
 
-MAY_DIFFER = ("data.init_args.root", "data.init_args.download")
-"""Options of an experiment's sections that say where things lie, not what they are."""
-
 
 def run_seeds(configuration: Configuration, arguments: Sequence[str]) -> int:
     """Run every seed that is not finished, each in a fresh process, then summarise all; return the exit status.
@@ -42,7 +39,10 @@ def run_seeds(configuration: Configuration, arguments: Sequence[str]) -> int:
         arguments: What was typed after `flgen fit`; every seed's process is given the same and its index.
     """
     _check(configuration)
-    _check_alone()
+    check_alone(
+        "--seeds",
+        "give each job one seed by --seed_index, then summarise them by the same command on one process without it",
+    )
     seeds, folder = configuration.values.seeds, Path(configuration.values.run_dir)
     if len(seeds) > 1 and configuration.values.method.init_args.get("privacy") is not None:
         print(
@@ -53,10 +53,9 @@ def run_seeds(configuration: Configuration, arguments: Sequence[str]) -> int:
         )
     for index, seed in enumerate(seeds):
         run_dir = _run_dir(folder, seed)
-        if _is_finished(configuration, run_dir):
+        if _is_finished(configuration, run_dir, seed):
             print(f"seed {seed}: done before ({run_dir})", flush=True)
             continue
-        remove_unstarted(run_dir)
         print(f"seed {seed} ({index + 1} of {len(seeds)}): {run_dir}", flush=True)
         status = run_flgen(["fit", *arguments, f"--seed_index={index}"])
         if status:
@@ -76,13 +75,18 @@ def take_seed(configuration: Configuration) -> bool:
     values = configuration.values
     seed = values.seeds[values.seed_index]
     run_dir = _run_dir(Path(values.run_dir), seed)
-    if _is_finished(configuration, run_dir):
+    if _is_finished(configuration, run_dir, seed):
         print(f"seed {seed}: done before ({run_dir})", flush=True)
         return False
     values.partition_seed = _partition_seed(values)
     values.seed_everything, values.run_dir, values.seeds, values.seed_index = seed, str(run_dir), None, None
-    values.ckpt_path = "last" if has_checkpoint(run_dir) else None
+    values.ckpt_path = AUTO
     return True
+
+
+def config_of_run(configuration: Configuration) -> dict[str, Any]:
+    """Return the resolved configuration without the options that say which of several runs it is."""
+    return {name: value for name, value in configuration.resolved().items() if name not in OPTIONS}
 
 
 def _check(configuration: Configuration) -> None:
@@ -93,20 +97,26 @@ def _check(configuration: Configuration) -> None:
         raise UsageError(f"--seeds is {values.seeds}: give one seed or more, each once, as in --seeds '[0,1,2]'")
     if values.seed_index is not None and not 0 <= values.seed_index < len(values.seeds):
         raise UsageError(f"--seed_index is {values.seed_index}: give 0 to {len(values.seeds) - 1}, a place in --seeds")
-    if values.ckpt_path is not None:
+    if values.ckpt_path not in (None, AUTO):
         raise UsageError(
             f"--ckpt_path {values.ckpt_path}: with --seeds every run goes on from its own last checkpoint; leave it out"
         )
 
 
-def _check_alone() -> None:
-    """Refuse to start runs from each of several processes that torchrun or srun has started."""
-    torchrun = int(os.environ.get("WORLD_SIZE", "1"))
-    srun = int(os.environ.get("SLURM_NTASKS", "1")) if "SLURM_STEP_ID" in os.environ else 1
-    if max(torchrun, srun) > 1:
+def check_alone(command: str, remedy: str) -> None:
+    """Refuse to start runs from each of several processes that torchrun or srun has started.
+
+    Args:
+        command: What starts them.
+        remedy: What to do.
+
+    Raises:
+        UsageError: This is one of several.
+    """
+    started = started_processes()
+    if started is not None and started.processes > 1:
         raise UsageError(
-            f"--seeds runs one seed after another, but {max(torchrun, srun)} processes were started for it: give each "
-            "job one seed by --seed_index, then summarise them by the same command on one process without it"
+            f"{command} runs one after another, but {started.processes} processes were started for it: {remedy}"
         )
 
 
@@ -120,71 +130,13 @@ def _partition_seed(values: Any) -> int:
     return values.seeds[0] if chosen is None else chosen
 
 
-def _is_finished(configuration: Configuration, run_dir: Path) -> bool:
-    """Whether a seed's run has reached its last round, or the last one that its privacy budget pays for.
-
-    Raises:
-        FlgenError: The folder holds a run of another experiment.
-    """
-    folder = RunFolder(run_dir)
-    if not folder.config.is_file():
-        return False
-    asked = {**configuration.resolved(), "partition_seed": _partition_seed(configuration.values)}
-    if differing := list(differing_options(_read_config(folder.config), asked)):
-        raise FlgenError(
-            f"{folder.config} is of another experiment (different {', '.join(differing[:3])}): choose another "
-            f"--run_dir, or remove {run_dir} to repeat this seed"
-        )
-    rounds = configuration.values.trainer.rounds
-    events = read_events(folder.events)
-    return any(event["event"] == "end" and event["round"] >= rounds for event in events) or _ended_by_budget(events)
-
-
-def _ended_by_budget(events: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a run, since it was last taken up, has come to the end of its privacy budget and has ended there."""
-    names = [event["event"] for event in events]
-    taken_up = max((number for number, name in enumerate(names) if name in ("start", "resume")), default=0)
-    return "budget" in names[taken_up:] and names[-1] == "end"
-
-
-def _read_config(path: Path) -> Mapping[str, Any]:
-    import yaml
-
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise FlgenError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
-    return config if isinstance(config, dict) else {}
-
-
-def differing_options(written: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the options in which two configurations describe different experiments, apart from the run's seed.
-
-    Args:
-        written: A run's config.yaml.
-        asked: The configuration in question; its nulls of the model stand for what the data set says.
-    """
-    divided = written.get("partition_seed")
-    if asked["partition_seed"] != (written.get("seed_everything") if divided is None else divided):
-        yield "partition_seed"
-    written = {"split": describe(LocalSplit()), **written}  # of which older runs say nothing
-    for section in ("model", "method", "data", "partition", "split", "initial_weights"):
-        theirs, ours = dict(_flat(written.get(section), section)), dict(_flat(asked.get(section), section))
-        for name in dict.fromkeys([*theirs, *ours]):
-            left_to_the_data = section == "model" and ours.get(name) is None
-            if theirs.get(name) != ours.get(name) and name not in MAY_DIFFER and not left_to_the_data:
-                yield name
-    for option in ("clients_per_round", "participation", "precision"):
-        if written.get("trainer", {}).get(option) != asked["trainer"].get(option):
-            yield f"trainer.{option}"
-
-
-def _flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _flat(inner, f"{prefix}.{name}")
-    else:
-        yield prefix, value
+def _is_finished(configuration: Configuration, run_dir: Path, seed: int) -> bool:
+    asked = {
+        **configuration.resolved(),
+        "seed_everything": seed,
+        "partition_seed": _partition_seed(configuration.values),
+    }
+    return is_finished(asked, run_dir)
 
 
 def _summarise(configuration: Configuration, folder: Path) -> None:
@@ -193,7 +145,7 @@ def _summarise(configuration: Configuration, folder: Path) -> None:
     folders = [RunFolder(_run_dir(folder, seed)) for seed in seeds]
     runs = [read_metrics(run.metrics) for run in folders]
     reached = [int(rows[-1]["round"]) if rows else 0 for rows in runs]
-    by_budget = all(_ended_by_budget(read_events(run.events)) for run in folders)
+    by_budget = all(ended_by_budget(read_events(run.events)) for run in folders)
     common, why = (
         (reached[0], f"the privacy budget of {folders[0].path} ended it after {reached[0]}")
         if by_budget

@@ -169,6 +169,7 @@ def _launch(job: SynthesisJob, identity: dict[str, Any], processes: SynthesisPro
 
     from flgen.callbacks.sample_progress import SampleProgress
     from flgen.federation.launch import build_fabric, launch, share_of_cores
+    from flgen.federation.launchers import check_launcher
     from flgen.topology.channel import Channel
 
     if job.synthesizer.remote and (processes.devices not in (1, "auto") or processes.num_nodes > 1):
@@ -176,6 +177,7 @@ def _launch(job: SynthesisJob, identity: dict[str, Any], processes: SynthesisPro
             f"--trainer.devices {processes.devices}: the work is done elsewhere, and one process keeps to its limits; "
             "give 1, and raise --synthesizer.endpoint.concurrency"
         )
+    check_launcher(processes.devices, processes.num_nodes)
     fabric = build_fabric(
         accelerator=processes.accelerator,
         devices=1 if job.synthesizer.remote else processes.devices,

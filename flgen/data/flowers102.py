@@ -132,16 +132,15 @@ class Flowers102(DownloadableData, ImageData):
 
     def _table(self, file: str, variable: str) -> np.ndarray:
         """Return a variable of a MATLAB file, numbers from 1, int64 (N,)."""
-        from scipy.io import loadmat
-
+        from flgen.data.matlab_numbers import read_numbers
         from flgen.data.pixels import one_line
 
         path = self._folder / file
         try:
-            values = np.asarray(loadmat(path)[variable], dtype=np.int64).reshape(-1)
+            values = read_numbers(path, variable)
             if len(values) == 0 or values.min() < 1:
                 raise ValueError(f"{variable} must count from 1")
-        except Exception as error:  # a damaged file can raise nearly anything
+        except (OSError, ValueError) as error:
             raise FlgenError(
                 f"{path} is damaged ({one_line(error)}); remove it and fetch it again with `--data.download true`"
             ) from error

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 else:
     np = deferred_module("numpy")
 
+LARGEST = 1 << 30
+"""Bytes of an IDX file; a compressed one can stand for a thousand times its own size."""
+
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 
@@ -142,7 +145,10 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     try:
         content = path.read_bytes()
         if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
+            with gzip.open(path) as file:
+                content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise OSError(f"it has more than {LARGEST} bytes")
     except (OSError, EOFError, zlib.error) as error:
         raise FlgenError(f"{path} is damaged ({one_line(error)}); fetch it again") from error
     start = 4 + 4 * dimensions

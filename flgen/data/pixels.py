@@ -23,6 +23,9 @@ BYTE_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr",
 EXTENSION_FORMATS = {"png": ("PNG",), "jpg": ("JPEG",), "jpeg": ("JPEG",)}
 """Pillow's names of the formats of single sample files, by extension."""
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What files of images are read as, whatever they are called; another of Pillow's formats runs Ghostscript."""
+
 Framing = Callable[[Image.Image], tuple[float, float, float, float]]
 """Where to crop an image before it is resized: (left, upper, right, lower) in pixels, parts of pixels allowed."""
 
@@ -52,7 +55,7 @@ def decode_files(
     """Decode image files on one thread per core, crop and resize them.
 
     Args:
-        paths: Files in any format that Pillow reads; orientation tags are honoured.
+        paths: Files of one of FORMATS; orientation tags are honoured.
         image_size: Side of the result, pixels.
         channels: 1 (grey) or 3 (RGB).
         framing: Crop before the resizing.
@@ -106,7 +109,7 @@ def _decode(
     channels: int,
     framing: Framing = central_square,
     fast_jpeg: bool = False,
-    formats: tuple[str, ...] | None = None,
+    formats: tuple[str, ...] = FORMATS,
 ) -> np.ndarray:
     """Return one file's pixels, uint8 (image_size, image_size, channels); `named` is what messages call it."""
     mode = "L" if channels == 1 else "RGB"

@@ -15,7 +15,6 @@ import json
 import os
 import random
 import shutil
-import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,17 +25,20 @@ import torch
 import webdataset
 from PIL import Image
 from torch import Tensor
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from flgen.data.image_data import ImageData, ImageLayout
 from flgen.data.image_set import ImageSet
 from flgen.data.labelled_data import LabelledData
 from flgen.data.pixels import one_line
+from flgen.data.tar_members import shard_samples
 from flgen.errors import FlgenError, UsageError
+from flgen.experiment.plain_values import json_value
 
 FORMAT = "flgen-client-shards"
 VERSION = 1
 MEMBERS = (".png", ".cls", ".json")
+LEAST_BYTES = 1024
+"""Bytes of a shard that a sample takes at least: the header and a block of one member."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +235,7 @@ def read_index(root: str | Path) -> ShardIndex:
     root = Path(root).absolute()
     path = root / "index.json"
     try:
-        content = json.loads(path.read_text())
+        content = json_value(path.read_bytes())
         if content["format"] != FORMAT:
             raise ValueError(f"its format is not {FORMAT}")
         if content["version"] != VERSION:
@@ -264,7 +266,7 @@ def read_index(root: str | Path) -> ShardIndex:
         ) from None
     except KeyError as error:
         raise damaged(path, f"no entry {error}") from error
-    except (OSError, ValueError, TypeError, AttributeError, UsageError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, UsageError) as error:
         raise damaged(path, error) from error
 
 
@@ -280,6 +282,8 @@ def _read_split(root: Path, entry: dict[str, Any], classes: int) -> StoredSplit:
             raise ValueError(f"its shard {shard['file']} lies outside the folder")
         shards.append(Shard(path, int(shard["samples"])))
     split = StoredSplit(tuple(shards), tuple(int(count) for count in entry["label_counts"]))
+    if min([0, *split.label_counts, *(shard.samples for shard in shards)]) < 0:
+        raise ValueError("it has negative numbers of samples")
     if len(split.label_counts) != classes or not split.samples == sum(split.label_counts) == entry["samples"]:
         raise ValueError("its numbers of samples contradict each other")
     return split
@@ -308,24 +312,21 @@ def read_shards(
 def _read_shard(shard: Shard, classes: int) -> Iterator[StoredSample]:
     found = 0
     try:
-        with shard.path.open("rb") as stream:
-            source = [{"url": str(shard.path), "stream": stream}]
-            members = tar_file_expander(source, select_files=lambda name: name.endswith(MEMBERS))
-            for sample in group_by_keys(members):
-                facts = json.loads(sample["json"])
-                attributes = {str(name): int(value) for name, value in facts["attributes"].items()}
-                label = int(sample["cls"])
-                if not 0 <= label < classes:
-                    raise ValueError(f"label {label} is none of {classes} classes")
-                yield StoredSample(sample["png"], label, int(facts["position"]), attributes, shard.path)
-                found += 1
+        for sample in shard_samples(shard.path, lambda name: name.endswith(MEMBERS)):
+            facts = json_value(sample["json"])
+            attributes = {str(name): int(value) for name, value in facts["attributes"].items()}
+            label = int(sample["cls"])
+            if not 0 <= label < classes:
+                raise ValueError(f"label {label} is none of {classes} classes")
+            yield StoredSample(sample["png"], label, int(facts["position"]), attributes, shard.path)
+            found += 1
         if found != shard.samples:
             raise ValueError(f"it holds {found} samples and not {shard.samples}")
     except FileNotFoundError:
         raise damaged(shard.path, "the file is missing") from None
     except KeyError as error:
         raise damaged(shard.path, f"a sample without {error.args[0]}") from error
-    except (tarfile.TarError, OSError, EOFError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise damaged(shard.path, error) from error
 
 
@@ -339,7 +340,14 @@ def load_split(split: StoredSplit, shape: tuple[int, int, int]) -> ImageSet:
     Raises:
         FlgenError: If a shard is damaged or contradicts the index.
     """
-    images = torch.empty((split.samples, *shape), dtype=torch.uint8)
+    for shard in split.shards:  # what an index claims takes memory before a shard is read
+        if shard.path.is_file() and shard.path.stat().st_size < LEAST_BYTES * shard.samples:
+            raise damaged(shard.path, f"it is too small for {shard.samples} samples")
+    try:
+        images = torch.empty((split.samples, *shape), dtype=torch.uint8)
+    except RuntimeError as error:
+        reason = f"{split.samples} images of shape {shape} do not fit into memory: {one_line(error)}"
+        raise damaged(split.shards[0].path.parent if split.shards else Path(), reason) from error
     labels = torch.full((split.samples,), -1, dtype=torch.int64)
     attributes: dict[str, Tensor] = {}
     for sample in read_shards(split.shards, len(split.label_counts)):

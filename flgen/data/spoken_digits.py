@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -88,10 +87,12 @@ class SpokenDigits(AudioData):
 def _members(archive: Path) -> dict[str, bytes]:
     """Return the files of a tar archive by name, wherever they lie in it."""
     from flgen.data.pixels import one_line
+    from flgen.data.tar_members import tar_members
+
+    def is_recording(name: str) -> bool:
+        return FILE_NAME.fullmatch(Path(name).name) is not None
 
     try:
-        with tarfile.open(archive) as tar:
-            members = [member for member in tar if member.isfile()]
-            return {Path(member.name).name: file.read() for member in members if (file := tar.extractfile(member))}
-    except (OSError, EOFError, tarfile.TarError) as error:
+        return {Path(name).name: content for name, content in tar_members(archive, is_recording, compressed=True)}
+    except (OSError, ValueError) as error:
         raise FlgenError(f"{archive} is damaged ({one_line(error)}); fetch {ORIGIN}, again") from error

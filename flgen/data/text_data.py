@@ -162,7 +162,7 @@ class TextData(LabelledData):
         except ImportError as error:
             raise FlgenError("`--data.tokenizer` needs the package transformers: install flgen[synthesis]") from error
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         except Exception as error:  # a damaged file can raise nearly anything
             from flgen.data.pixels import one_line
 

@@ -10,10 +10,12 @@ It is written under a temporary name and renamed when every file is on disk. Fil
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,10 +26,21 @@ from typing import Any
 import torch
 
 from flgen.errors import FlgenError
+from flgen.experiment.plain_values import json_value
+from flgen.experiment.runs import AUTO
 
 log = logging.getLogger("flgen")
 
 FORMAT = 1
+
+DIGEST = "blake2b"
+"""Key of a manifest's own digest, of everything else in it; earlier versions wrote none."""
+
+_FILE_NAME = re.compile(r"[a-z0-9-]+\.pt")
+
+
+class UnknownFormatError(FlgenError):
+    """A checkpoint is of another version of flgen."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +69,49 @@ class Checkpoint:
     files: tuple[FileRecord, ...]
 
     def server_state(self) -> dict[str, Any]:
-        """Return what the server saved."""
-        return _read(self.path / "server.pt")
+        """Return what the server saved.
+
+        Raises:
+            FlgenError: It is missing, or holds something else.
+        """
+        state = _read(self.path / "server.pt")
+        if not isinstance(state, dict):
+            raise FlgenError(f"checkpoint file {self.path / 'server.pt'} holds no state of a server: use another one")
+        return state
 
     def client_states(self) -> dict[int, dict[str, torch.Tensor]]:
-        """Return every client's state by id, memory-mapped: only what is used is read."""
+        """Return every client's state by id, memory-mapped: only what is used is read.
+
+        Raises:
+            FlgenError: A file holds something else.
+        """
         states: dict[int, dict[str, torch.Tensor]] = {}
         for record in self.files:
             if record.name.startswith("clients-"):
-                states.update(_read(self.path / record.name))
+                found = _read(self.path / record.name)
+                if not _are_states(found):
+                    raise FlgenError(
+                        f"checkpoint file {self.path / record.name} holds no states of clients: use another one"
+                    )
+                states.update(found)
         return states
+
+    @contextmanager
+    def taken_up(self) -> Iterator[None]:
+        """Let a run put the states where they belong; that they do not fit is this checkpoint's fault.
+
+        Raises:
+            FlgenError: They do not.
+        """
+        try:
+            yield
+        except FlgenError:
+            raise
+        except Exception as error:  # what loading a state of another shape raises has no common class
+            raise FlgenError(
+                f"checkpoint {self.path} cannot be taken up, its states are not those of this run "
+                f"({type(error).__name__}: {' '.join(str(error).split())[:200]}): use another one"
+            ) from error
 
 
 def checkpoint_name(round: int) -> str:
@@ -91,15 +137,20 @@ def write_state(partial: Path, name: str, state: Any) -> FileRecord:
     """Save one file of a checkpoint and return its record.
 
     Raises:
-        FlgenError: It cannot be written.
+        FlgenError: It cannot be written; nothing of it is left.
     """
     path = partial / name
-    with _writing(path):
-        with path.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        return _record(path)
+    try:
+        with _writing(path):
+            with path.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            return _record(path)
+    except FlgenError:
+        # On a full disk the half of a file is what keeps everything else from being written.
+        path.unlink(missing_ok=True)
+        raise
 
 
 def finish_checkpoint(partial: Path, round: int, identity: dict[str, Any], files: list[FileRecord]) -> Path:
@@ -112,6 +163,7 @@ def finish_checkpoint(partial: Path, round: int, identity: dict[str, Any], files
         FlgenError: It cannot be written.
     """
     manifest = {"format": FORMAT, "round": round, "identity": identity, "files": [asdict(file) for file in files]}
+    manifest[DIGEST] = _digest(manifest)
     folder, final = partial.parent, partial.parent / checkpoint_name(round)
     with _writing(final):
         with (partial / "manifest.json").open("w") as file:
@@ -141,17 +193,28 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if not manifest_path.is_file():
         raise FlgenError(f"{path} is not a checkpoint (no manifest.json): give a folder like runs/x/checkpoints/last")
     try:
-        manifest = json.loads(manifest_path.read_text())
+        manifest = json_value(manifest_path.read_bytes())
         files = tuple(FileRecord(**record) for record in manifest["files"])
-        checkpoint = Checkpoint(path, int(manifest["round"]), dict(manifest["identity"]), files)
+        if type(manifest["round"]) is not int or manifest["round"] < 0:
+            raise ValueError("its round is no number")
+        checkpoint = Checkpoint(path, manifest["round"], dict(manifest["identity"]), files)
         known = manifest["format"] == FORMAT
-        outside = [file.name for file in files if Path(file.name).name != file.name]
+        outside = [file.name for file in files if not _FILE_NAME.fullmatch(file.name)]
+        written = manifest.pop(DIGEST, None)
+        changed = written is not None and written != _digest(manifest)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise FlgenError(f"checkpoint {path} is damaged: its manifest.json cannot be read ({error})") from error
+    if changed:
+        raise FlgenError(f"checkpoint {path} is damaged: its manifest.json is not what was written; use an older one")
     if not known:
-        raise FlgenError(f"checkpoint {path} has format {manifest['format']}, this flgen reads format {FORMAT}")
+        raise UnknownFormatError(
+            f"checkpoint {path} has format {manifest['format']!a:.40}, this flgen reads format {FORMAT}: use the flgen "
+            "that wrote it"
+        )
     if outside:
-        raise FlgenError(f"checkpoint {path} is damaged: its manifest.json names {outside[0]!r}, outside its folder")
+        raise FlgenError(
+            f"checkpoint {path} is damaged: its manifest.json names {outside[0]!a:.80}, outside its folder"
+        )
     for expected in files:
         if not _is_whole(path / expected.name, expected):
             raise FlgenError(
@@ -176,14 +239,40 @@ def find_checkpoint(ckpt_path: str | Path, run_dir: Path | None = None) -> Check
     if path.name != "last":
         return open_checkpoint(path)
     folder = run_dir / "checkpoints" if len(path.parts) == 1 and run_dir is not None else path.parent
+    newest = _newest_good(folder)
+    if newest is None:
+        anew = ", or start anew in this one with --ckpt_path auto" if run_dir is not None else ""
+        raise FlgenError(f"no usable checkpoint in {folder}: name another run{anew}")
+    return newest
+
+
+def checkpoint_to_continue(ckpt_path: str | Path | None, run_dir: Path) -> Checkpoint | None:
+    """Return the checkpoint that a run begins with, None if it starts afresh.
+
+    Args:
+        ckpt_path: As `find_checkpoint` takes it; `auto`, the newest good one of `run_dir` if it has one; or None.
+        run_dir: The run's folder.
+
+    Raises:
+        FlgenError: There is no such checkpoint, or the one that was named is damaged.
+    """
+    if ckpt_path is None:
+        return None
+    if str(ckpt_path) == AUTO:
+        return _newest_good(run_dir / "checkpoints")
+    return find_checkpoint(ckpt_path, run_dir)
+
+
+def _newest_good(folder: Path) -> Checkpoint | None:
+    """Return the newest checkpoint of a folder that is not damaged; damaged ones are named on the way."""
     for candidate, _ in reversed(_by_round(folder)):
         try:
             return open_checkpoint(candidate)
+        except UnknownFormatError:
+            raise  # it may be good: to start afresh would take its place
         except FlgenError as error:
             log.warning("%s; trying the one before", error)
-    raise FlgenError(
-        f"no usable checkpoint in {folder}: name another run, or start anew without --ckpt_path in another --run_dir"
-    )
+    return None
 
 
 def _by_round(folder: Path) -> list[tuple[Path, int]]:
@@ -205,7 +294,9 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as the latter
         reason = " ".join(str(error).split())[:200]
-        raise FlgenError(f"checkpoint {path} cannot be written ({reason}): free some space") from error
+        full = isinstance(error, RuntimeError) or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        remedy = "free some space" if full else "let this run write there, or choose another --run_dir"
+        raise FlgenError(f"checkpoint {path} cannot be written ({reason}): {remedy}") from error
 
 
 def _record(path: Path) -> FileRecord:
@@ -213,8 +304,23 @@ def _record(path: Path) -> FileRecord:
         return FileRecord(path.name, path.stat().st_size, hashlib.file_digest(file, "blake2b").hexdigest()[:32])
 
 
+def _digest(manifest: dict[str, Any]) -> str:
+    read_again = json.loads(json.dumps(manifest))  # keys are texts then, in whatever order
+    return hashlib.blake2b(json.dumps(read_again, sort_keys=True).encode()).hexdigest()[:32]
+
+
 def _read(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # what a crafted file makes the loader raise has no end
         raise FlgenError(f"checkpoint file {path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+
+
+def _are_states(found: Any) -> bool:
+    """Whether a file held tensors by name by client."""
+    return isinstance(found, dict) and all(
+        type(client) is int
+        and isinstance(state, dict)
+        and all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items())
+        for client, state in found.items()
+    )

@@ -6,8 +6,10 @@ The parser knows no class of flgen; the command line hands it the sections (name
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import pairwise
@@ -15,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_loader, set_parsing_settings
+from jsonargparse import get_loader as loader_of_parser
 
 from flgen.errors import FlgenError, UsageError
+from flgen.experiment.argument_order import classes_first
 from flgen.experiment.class_paths import locate, option_groups, parameters_of, path_of, short_name
 from flgen.experiment.parser_messages import explain, no_option, one_line
+from flgen.experiment.plain_values import NotPlainError, check_yaml, yaml_value
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ def build_parser(
     sections: Sequence[Section], extra_options: Mapping[str, dict[str, Any]], description: str
 ) -> ArgumentParser:
     """Return the parser of one command: `--config`, the command's own options, and the sections."""
+    _restrict_values()
     parser = _Parser(exit_on_error=False, description=description)
     parser.add_argument(
         "--config", action="config", help="A YAML file; later files and later arguments override earlier ones."
@@ -84,6 +90,34 @@ def build_parser(
         else:
             parser.add_argument(f"--{section.name}", type=section.type, default=section.default, help=section.help)
     return parser
+
+
+def _restrict_values() -> None:
+    """Take from a configuration what it does not need: its file may come from somebody else.
+
+    It names classes, of an installed package or of the working folder, and they are made where the option takes them.
+    Nothing of Python's own library can be named, nor is a class made where an option takes any value. Values that are
+    read as YAML are bounded.
+    """
+    set_parsing_settings(
+        instantiate_subclass_spec_in_any=False, import_path_denylist=[*sys.stdlib_module_names, "builtins"]
+    )
+    if loader_of_parser("yaml") is not _load_bounded:
+        set_loader("yaml", _load_bounded, exceptions=(NotPlainError, yaml.YAMLError))
+
+
+_load_unbounded = loader_of_parser("yaml")
+
+
+def _load_bounded(text: str) -> Any:
+    """Return what the parser's own loader reads, of a text that is safe to read."""
+    check_yaml(text)
+    try:
+        return _load_unbounded(text)
+    except yaml.YAMLError:
+        raise
+    except Exception as error:  # tags such as !!timestamp fail in every way
+        raise NotPlainError(one_line(str(error)) or type(error).__name__) from error
 
 
 @dataclass(frozen=True)
@@ -147,15 +181,18 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], sections: Sequence[S
     Raises:
         UsageError: An unknown key, a wrong type or value; the message names it and the nearest valid name.
     """
+    arguments = classes_first(arguments)
     for section in sections:
         if section.several:
             _check_list(section.name, arguments)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            values = parser.parse_args(list(arguments))
-    except (ArgumentError, UnicodeDecodeError) as error:
+            values = parser.parse_args(arguments)
+    except (ArgumentError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        # the latter are what the parser itself does not expect of a value, such as a number of 5,000 digits
         _check_files(arguments)
-        raise UsageError(explain(str(error), parser, sections)) from error
+        raise UsageError(explain(str(error), parser, sections)[:LONGEST_MESSAGE]) from error
+    _check_classes(values)
     for section in sections:
         if section.kind == "options":
             _check_options(section.name, values[section.name])
@@ -164,6 +201,24 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], sections: Sequence[S
             _check_options(f"{where}.{name}", chosen.init_args.get(name))
     fill_presets(values)
     return Configuration(values, parser)
+
+
+def _check_classes(config: Any, where: str = "") -> None:
+    """Refuse what is no class in place of one, which the parser would call, and options that a class cannot take."""
+    if isinstance(config, list):
+        for value in config:
+            _check_classes(value, where)
+    if not isinstance(config, Namespace):
+        return
+    if chosen := config.get("class_path"):
+        named = locate(chosen)
+        if not inspect.isclass(named):
+            raise UsageError(f"--{where} {chosen}: this is no class; give one")
+        kinds = {parameter.kind for parameter in inspect.signature(named.__init__).parameters.values()}
+        if "dict_kwargs" in config and inspect.Parameter.VAR_KEYWORD not in kinds:
+            raise UsageError(f"--{where}.dict_kwargs: there is no such option; give those of the class in init_args")
+    for name, value in vars(config).items():
+        _check_classes(value, where if name == "init_args" else f"{where}.{name}".lstrip("."))
 
 
 def _check_list(name: str, arguments: Sequence[str]) -> None:
@@ -188,8 +243,8 @@ def _check_list(name: str, arguments: Sequence[str]) -> None:
 def _section_of(path: Path, name: str) -> Any:
     """Return what a file says of a section, None if it says nothing or cannot be read: the parser says why."""
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        content = yaml_value(path.read_text())
+    except (OSError, ValueError):
         return None
     return content.get(name) if isinstance(content, dict) else None
 
@@ -205,11 +260,12 @@ def _check_files(arguments: Sequence[str]) -> None:
     joined = [argument.partition("=")[2] for argument in arguments if argument.startswith("--config=")]
     for path in [*joined, *(value for option, value in pairwise(arguments) if option == "--config")]:
         try:
-            if Path(path).is_file() and not isinstance(yaml.safe_load(Path(path).read_text()), dict):
+            if Path(path).is_file() and not isinstance(yaml_value(Path(path).read_text()), dict):
                 raise UsageError(f"--config {path}: holds no options; write them as in `run_dir: runs/x`")
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            reason = one_line(str(error)).replace(' in "<unicode string>"', "")
-            raise UsageError(f"--config {path}: not valid YAML: {reason}") from error
+        except ValueError as error:
+            raise UsageError(f"--config {path}: not valid YAML: {one_line(str(error))}") from error
+        except OSError as error:
+            raise UsageError(f"--config {path}: cannot be read ({error.strerror})") from error
 
 
 def fill_presets(config: Namespace) -> None:
@@ -292,6 +348,9 @@ def describe(value: Any) -> Any:
     }
     return {"class_path": class_path, "init_args": options}
 
+
+LONGEST_MESSAGE = 2000
+"""Characters of a message about a mistake: what is wrong may be a value of any length."""
 
 _SHAPE_OPTIONS = {
     "image_size": "images",

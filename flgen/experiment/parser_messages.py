@@ -42,6 +42,11 @@ def explain(message: str, parser: ArgumentParser, sections: Sequence[Section]) -
     reasons = message.rpartition("Parser key")[2]
     if missing := re.search(r"File does not exist: '([^']+)'|Path is not a file: '([^']+)'", message):
         return f"--{where} {next(filter(None, missing.groups()))}: there is no such file"
+    if denied := re.search(r"Importing '([^']+)' is not allowed", message):
+        return (
+            f"--{where} {denied.group(1)}: this belongs to Python's own library, of which a configuration can name "
+            "nothing; give a class of flgen, of another package, or of a file of your own"
+        )
     if "Problems parsing config" in message:
         return f"--config: not valid YAML: {one_line(message.partition('Problems parsing config:')[2])}"
     if required := re.search(r"following arguments are required: (.+)|Key '([^']+)' is required", message):

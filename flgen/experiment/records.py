@@ -12,6 +12,7 @@ import io
 import json
 import numbers
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -20,11 +21,14 @@ from typing import Any
 
 from flgen.deferred import TYPE_CHECKING
 from flgen.errors import FlgenError, UsageError
+from flgen.experiment.plain_values import NotPlainError, json_value
 
 if TYPE_CHECKING:
     import numpy as np
 
     from flgen.wire.ledger import LedgerRow
+
+_ROUND = re.compile("[0-9]{1,15}")
 
 LEDGER_COLUMNS = ("round", "phase", "link", "messages", "bytes", "wire_bytes")
 
@@ -137,19 +141,17 @@ class EventLog:
 
 def read_metrics(path: Path | str) -> list[dict[str, float]]:
     """Return the rows of a metrics.csv: `round` and whatever metrics each row has."""
-    _, rows = _read_table(Path(path))
-    with _clear_damage(Path(path)):
-        return [{name: _number(cell) for name, cell in row.items() if cell} for row in rows]
+    return _read_numbers(Path(path), ("round",))
 
 
 def read_clients(path: Path | str) -> list[dict[str, float]]:
     """Return the rows of a clients.csv: `round`, `client` and whatever metrics each row has."""
-    return read_metrics(path)
+    return _read_numbers(Path(path), ("round", "client"))
 
 
 def read_ledger(path: Path | str) -> list[dict[str, Any]]:
     """Return the rows of a ledger.csv; `phase` and `link` are text, the other columns are integers."""
-    _, rows = _read_table(Path(path))
+    _, rows = _read_table(Path(path), LEDGER_COLUMNS)
     with _clear_damage(Path(path)):
         return [{name: cell if name in ("phase", "link") else int(cell) for name, cell in row.items()} for row in rows]
 
@@ -180,9 +182,12 @@ def read_partition(path: Path) -> tuple[list[str], np.ndarray]:
     if not rows:
         raise FlgenError(f"{path} is missing or empty: a run of `flgen fit` writes it when it starts")
     if header[0] != "client":
-        raise FlgenError(f"{path} is no partition.csv: its first column is {header[0]}, not client")
+        raise FlgenError(f"{path} is no partition.csv: its first column is {header[0]:.40}, not client")
     with _clear_damage(path):  # by position: nothing keeps two classes from having the same name
-        return header[1:], np.array([[int(cell) for cell in row[1:]] for row in rows], dtype=np.int64)
+        table = np.array([[int(cell) for cell in row[1:]] for row in rows], dtype=np.int64)
+        if table.min(initial=0) < 0:
+            raise ValueError("a client has a negative number of samples")
+    return header[1:], table
 
 
 def read_events(path: Path | str) -> list[dict[str, Any]]:
@@ -190,9 +195,16 @@ def read_events(path: Path | str) -> list[dict[str, Any]]:
     events = []
     for number, line in enumerate(_complete_text(Path(path)).splitlines(), start=1):
         try:
-            events.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise FlgenError(f"{path} is damaged: line {number} is not a JSON object; mend or delete it") from error
+            event = json_value(line)
+            if not (isinstance(event, dict) and isinstance(event.get("event"), str)):
+                raise NotPlainError("no object with an `event`")
+            if event["event"] != "provenance" and type(event.get("round", 0)) is not int:  # there it is a generator's
+                raise NotPlainError("its round is no number")
+        except NotPlainError as error:
+            raise FlgenError(
+                f"{path} is damaged: line {number} is not a JSON object of an event ({error}); mend or delete it"
+            ) from error
+        events.append(event)
     return events
 
 
@@ -226,17 +238,14 @@ class _RoundTable:
     @property
     def _columns(self) -> list[str]:
         if self._known_columns is None:
-            found, _ = _read_table(self._path)
-            if found and found[: len(self._initial_columns)] != self._initial_columns:
-                expected = ",".join(self._initial_columns)
-                raise FlgenError(f"{self._path} does not start with the columns {expected}: move it away")
+            found, _ = _read_table(self._path, self._initial_columns)
             self._known_columns = found or self._initial_columns
         return self._known_columns
 
     def add_columns(self, names: Iterable[str]) -> None:
         columns = self._columns + [name for name in names if name not in self._columns]
         if columns != self._columns:
-            _, rows = _read_table(self._path)
+            _, rows = _read_table(self._path, self._initial_columns)
             if rows:
                 self._replace(columns, rows)
             else:
@@ -250,7 +259,7 @@ class _RoundTable:
     def truncate_after(self, round: int) -> None:
         if not self._path.exists():
             return
-        columns, rows = _read_table(self._path)
+        columns, rows = _read_table(self._path, self._initial_columns)
         kept = [row for row in rows if int(row["round"]) <= round]
         if len(kept) < len(rows):
             self._replace(columns, kept)
@@ -263,9 +272,25 @@ class _RoundTable:
             temporary.write_text(_csv_text(table), encoding="utf-8", newline="")
 
 
-def _read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Return the column names (none if the file is missing) and the complete rows of a table."""
+def _read_numbers(path: Path, first: Sequence[str]) -> list[dict[str, float]]:
+    """Return the rows of a table of numbers without its empty cells."""
+    _, rows = _read_table(path, first)
+    with _clear_damage(path):
+        return [{name: _number(cell) for name, cell in row.items() if cell} for row in rows]
+
+
+def _read_table(path: Path, first: Sequence[str]) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the column names (none if the file is missing) and the complete rows of a table.
+
+    Args:
+        path: The file.
+        first: The columns that it must start with.
+    """
     header, rows = _read_rows(path)
+    if header and header[: len(first)] != list(first):
+        raise FlgenError(f"{path} does not start with the columns {','.join(first)}: move it away")
+    if len(set(header)) < len(header):
+        raise FlgenError(f"{path} is damaged: it has two columns of the same name; mend it or move it away")
     return header, [dict(zip(header, row, strict=True)) for row in rows]
 
 
@@ -274,10 +299,10 @@ def _read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
     with _clear_damage(path):
         header, *rows = [row for row in csv.reader(io.StringIO(_complete_text(path), newline="")) if row] or [[]]
     for number, row in enumerate(rows, start=1):
-        if len(row) != len(header) or not row[0].isdecimal():
+        if len(row) != len(header) or not _ROUND.fullmatch(row[0]):
             raise FlgenError(
-                f"{path} is damaged: row {number} has {len(row)} cells and starts with {row[0]!r}, "
-                f"the header has {len(header)} and starts with {header[0]!r}; mend the row or move the file away"
+                f"{path} is damaged: row {number} has {len(row)} cells and starts with {row[0]!r:.40}, "
+                f"the header has {len(header)} and starts with {header[0]!r:.40}; mend the row or move the file away"
             )
     return header, rows
 
@@ -286,6 +311,8 @@ def _complete_text(path: Path) -> str:
     """Return the file up to its last line end, which leaves out a line that a killed process left half written."""
     if not path.exists():
         return ""
+    if not path.is_file():  # a pipe would be waited for
+        raise FlgenError(f"{path} is no file: move it away")
     with _clear_errors("read", path):
         content = path.read_bytes()
     with _clear_damage(path):
@@ -339,7 +366,8 @@ def _clear_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, OverflowError, csv.Error) as error:
-        raise FlgenError(f"{path} is damaged ({error}): mend it or move it away") from error
+        reason = " ".join(str(error).split())[:200]
+        raise FlgenError(f"{path} is damaged ({reason}): mend it or move it away") from error
 
 
 @contextmanager

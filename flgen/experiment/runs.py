@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flgen.errors import FlgenError
+from flgen.experiment.plain_values import yaml_value
+from flgen.experiment.records import atomic_replace
+
+AUTO = "auto"
+"""The `--ckpt_path` of a run that goes on from where it is, or starts."""
+
+WANDB = "wandb"
+"""The folder that W&B keeps in a run folder; its own links lead to its logs elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +74,11 @@ class RunFolder:
         """The pictures that clients are sent, a row of classes per evaluated round."""
         return self.path / "pairs"
 
-    def check_new(self) -> None:
+    def check_new(self, begun: bool = False) -> None:
         """Refuse a folder that already holds something.
+
+        Args:
+            begun: Whether it may hold what a run left that has no checkpoint to go on from.
 
         Raises:
             FlgenError: The folder is not empty, or cannot be looked into.
@@ -77,7 +89,7 @@ class RunFolder:
             raise FlgenError(
                 f"run folder {self.path} cannot be read ({error.strerror}): choose another --run_dir"
             ) from error
-        if occupied:
+        if occupied and not (begun and self.checkpoints.is_dir()):
             if any(self.checkpoints.glob("round-*")):
                 remedy = "continue it with --ckpt_path last"
             elif any(self.path.glob("seed-*/config.yaml")):
@@ -87,14 +99,16 @@ class RunFolder:
             raise FlgenError(f"run folder {self.path} already exists: {remedy}, or choose another --run_dir")
 
     def create(self) -> None:
-        """Make the folder and make sure that it can be written to.
+        """Make the folder and make sure that it can be written to, and that what is written stays in it.
 
         Raises:
-            FlgenError: It cannot.
+            FlgenError: It cannot, or it holds a link to another place.
         """
+        self._check_links()
+        self._remove_leftovers()
         try:
-            self.samples.mkdir(parents=True, exist_ok=True)
-            self.checkpoints.mkdir(exist_ok=True)
+            self.checkpoints.mkdir(parents=True, exist_ok=True)  # first: by it a run that was begun is known
+            self.samples.mkdir(exist_ok=True)
             probe = self.path / ".writable"
             probe.touch()
             probe.unlink()
@@ -103,13 +117,39 @@ class RunFolder:
                 f"run folder {self.path} cannot be written to ({error.strerror}): choose another --run_dir"
             ) from error
 
+    def _check_links(self) -> None:
+        """Refuse links that lead out of the folder: a run writes, and removes, what has the names that it knows."""
+        inside = self.path.resolve()
+        for place, folders, files in os.walk(inside):
+            if Path(place) == inside:
+                folders[:] = [name for name in folders if name != WANDB]
+            for path in (Path(place, name) for name in [*folders, *files]):
+                if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
+                    raise FlgenError(
+                        f"run folder {self.path} has a link that leads out of it, {path.relative_to(inside)}: put "
+                        "there what it links to, or choose another --run_dir"
+                    )
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a process that was killed has left: clients' states on disk, and files not yet in their place."""
+        for states in self.path.glob(".state-rank-*"):
+            shutil.rmtree(states, ignore_errors=True)
+        for mark in self.path.glob(".mark-*"):
+            mark.unlink(missing_ok=True)
+        for folder in (self.path, self.samples, self.pairs):
+            for file in folder.glob(".*.tmp"):
+                file.unlink(missing_ok=True)
+
     def write_config(self, text: str, before_round: int) -> None:
-        """Write config.yaml; an earlier one that differs is kept as config-until-round-NNNNN.yaml."""
-        if self.config.exists() and self.config.read_text() != text:
-            self.config.rename(self.path / f"config-until-round-{before_round - 1:05d}.yaml")
-        temporary = self.config.with_suffix(".partial")
-        temporary.write_text(text)
-        os.replace(temporary, self.config)
+        """Write config.yaml; an earlier one that differs is kept as config-until-round-NNNNN.yaml.
+
+        Raises:
+            FlgenError: It cannot be written.
+        """
+        with atomic_replace(self.config) as temporary:
+            temporary.write_text(text)
+            if self.config.exists() and self.config.read_text() != text:
+                shutil.copyfile(self.config, self.path / f"config-until-round-{before_round - 1:05d}.yaml")
 
     def read_config(self) -> dict[str, Any]:
         """Return the resolved configuration.
@@ -117,11 +157,11 @@ class RunFolder:
         Raises:
             FlgenError: It is missing, or it is no configuration.
         """
-        import yaml
-
+        if self.config.exists() and not self.config.is_file():  # a pipe would be waited for
+            raise FlgenError(f"{self.config} is no file: choose another run")
         try:
-            config = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
+            config = yaml_value(self.config.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())
             raise FlgenError(f"{self.config} cannot be read ({reason}): choose a run that has one") from error
         if not isinstance(config, dict):

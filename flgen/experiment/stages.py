@@ -12,6 +12,8 @@ from typing import Any
 
 from flgen.errors import UsageError
 
+MOST_STAGES, LONGEST_NAME = 100, 60
+
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 
 
@@ -61,19 +63,23 @@ def read_stages(stages: Mapping[str, Any], seed: int, commands: Mapping[str, Any
     Raises:
         UsageError: A stage is badly written, needs one that does not exist, or needs itself by a detour.
     """
+    if len(stages) > MOST_STAGES:
+        raise UsageError(f"--stages has {len(stages)} stages: at most {MOST_STAGES} are taken, divide the pipeline")
     given = {name: _checked(name, options, commands) for name, options in stages.items()}
     done: dict[str, Stage] = {}
 
     def visit(name: str, path: tuple[str, ...]) -> None:
         if name in path:
-            raise UsageError(f"--stages: {' needs '.join((*path[path.index(name) :], name))}: break the circle")
+            raise UsageError(f"--stages: {' needs '.join((*path[path.index(name) :], name))[:400]}: break the circle")
         if name in done:
             return
         options = {"seed_everything": seed, **given[name].get("config", {})}
         needs = tuple(sorted(_references(options)))
         for other in needs:
             if other not in given:
-                raise UsageError(f"--stages.{name} refers to ${{{other}}}: there are {', '.join(given)}")
+                raise UsageError(
+                    f"--stages.{name} refers to ${{{ascii(other)[1:-1]:.60}}}: there are {', '.join(given)[:400]}"
+                )
             visit(other, (*path, name))
         configs = tuple(given[name].get("configs", ()))
         content = {
@@ -82,7 +88,10 @@ def read_stages(stages: Mapping[str, Any], seed: int, commands: Mapping[str, Any
             "configs": [_content(name, file) for file in configs],
             "inputs": [done[other].key for other in needs],
         }
-        key = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+        try:
+            key = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+        except (TypeError, ValueError) as error:  # names that are numbers here and texts there have no order
+            raise UsageError(f"--stages.{name}: its options have names that are no texts") from error
         done[name] = Stage(name, given[name]["command"], configs, options, needs, key)
 
     for name in given:
@@ -92,11 +101,15 @@ def read_stages(stages: Mapping[str, Any], seed: int, commands: Mapping[str, Any
 
 def _checked(name: str, options: Any, commands: Mapping[str, Any]) -> dict[str, Any]:
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise UsageError(f"--stages.{name}: a stage's name has letters, digits, - and _ only")
+        raise UsageError(f"--stages.{ascii(name)[1:-1]:.40}: a stage's name has letters, digits, - and _ only")
+    if len(name) > LONGEST_NAME:
+        raise UsageError(f"--stages.{name:.40}...: give a stage a name of at most {LONGEST_NAME} letters")
     if not isinstance(options, dict) or not set(options) <= {"command", "config", "configs"}:
         raise UsageError(f"--stages.{name}: give a mapping of command, config and configs")
-    if options.get("command") not in commands:
-        raise UsageError(f"--stages.{name}.command is {options.get('command')}: give one of {', '.join(commands)}")
+    command = options.get("command")
+    if command not in list(commands):
+        shown = command if isinstance(command, str) and command.isprintable() else ascii(command)
+        raise UsageError(f"--stages.{name}.command is {shown:.40}: give one of {', '.join(commands)}")
     if not isinstance(options.get("config", {}), dict) or not isinstance(options.get("configs", []), list):
         raise UsageError(f"--stages.{name}: config is a mapping of options, configs a list of files")
     return options
@@ -105,8 +118,9 @@ def _checked(name: str, options: Any, commands: Mapping[str, Any]) -> dict[str, 
 def _content(name: str, file: str) -> str:
     try:
         return Path(file).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--stages.{name}.configs: {file} cannot be read") from error
+    except (OSError, ValueError, TypeError) as error:
+        shown = file if isinstance(file, str) and file.isprintable() else ascii(file)
+        raise UsageError(f"--stages.{name}.configs: {shown:.80} cannot be read") from error
 
 
 def _references(value: Any) -> set[str]:

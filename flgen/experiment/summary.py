@@ -84,8 +84,9 @@ def read_summary(path: Path) -> list[SummaryRow]:
         ]
     except OSError as error:
         raise FlgenError(f"{path} cannot be read ({error.strerror}): `flgen fit --seeds` writes it") from error
-    except ValueError as error:
-        raise FlgenError(f"{path} is damaged ({error}): `flgen fit --seeds` writes it anew") from error
+    except (ValueError, csv.Error) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise FlgenError(f"{path} is damaged ({reason}): `flgen fit --seeds` writes it anew") from error
 
 
 def describe_spread(metric: str, spread: SummaryRow | Spread) -> str:

@@ -54,13 +54,13 @@ def load_weights(module: Module, path: str | Path) -> str:
     try:
         tensors = load_file(str(path))
     except (SafetensorError, OSError, ValueError) as error:
-        raise FlgenError(f"--initial_weights {path} cannot be read: {' '.join(str(error).split())}") from error
+        raise FlgenError(f"--initial_weights {path} cannot be read: {' '.join(str(error).split())[:200]}") from error
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if differing := sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name)):
         name = differing[0]
         raise UsageError(
-            f"--initial_weights {path} is of another model: {name!r} is {found.get(name, 'missing')} in it and "
+            f"--initial_weights {path} is of another model: {name!r:.80} is {found.get(name, 'missing')} in it and "
             f"{expected.get(name, 'missing')} in {type(module).__name__} ({len(differing)} tensors differ)"
         )
     module.load_state_dict(tensors)

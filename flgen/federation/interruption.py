@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM: finish nothing more, keep what is complete, leave with the signal's exit status."""
+"""Ctrl-C, SIGTERM, SIGUSR1: finish nothing more, keep what is complete, leave with the signal's exit status."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""A user's, pre-emption's, and the one by which a batch system says that a job's time is nearly over."""
 
 
 class ClientStepInterrupted(Exception):
@@ -54,8 +55,14 @@ class StopRequest:
                 signal.signal(number, old)
 
 
-def die_with_parent() -> None:
-    """Let the kernel kill this process when the one that started it dies, so that no orphan computes on."""
+def die_with_parent(parent: int) -> None:
+    """Let the kernel kill this process when the one that started it dies, so that no orphan computes on.
+
+    Args:
+        parent: Process id of the one that started it; if that has died already, this one does so now.
+    """
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)

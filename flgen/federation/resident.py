@@ -12,7 +12,7 @@ from torch import Tensor
 from flgen.data import ImageData, LabelledData
 from flgen.data.augmentation import AUGMENTATIONS
 from flgen.deferred import TYPE_CHECKING
-from flgen.errors import UsageError
+from flgen.errors import FlgenError, UsageError
 from flgen.federation.flat_parameters import flatten_in_place
 from flgen.federation.local_training import (
     LoggedValues,
@@ -311,7 +311,11 @@ class ResidentModel:
         return torch.cat([gradient.reshape(-1) for gradient in gradients])
 
     def _count_flops(self) -> None:
-        """Measure what one sample costs: per layer, and by torch's own counter, forward and backward."""
+        """Measure what one sample costs: per layer, and by torch's own counter, forward and backward.
+
+        Raises:
+            UsageError: The module's `training_step` fails on a sample of the data set's shape.
+        """
         layout = self.data.layout()
         sample = self.data.standardize(torch.zeros(1, *layout.shape, dtype=layout.dtype, device=self.fabric.device))
         label = torch.zeros(1, dtype=torch.int64, device=self.fabric.device)
@@ -319,8 +323,17 @@ class ResidentModel:
         def step() -> Tensor:
             return _loss(self.module.training_step((sample, label), 0))
 
-        self._costs = flops.layer_costs(self.module, step)
-        self._counted_flops = flops.counted_training_flops(self.module, step)
+        try:
+            self._costs = flops.layer_costs(self.module, step)
+            self._counted_flops = flops.counted_training_flops(self.module, step)
+        except FlgenError:
+            raise
+        except Exception as error:  # the module is the user's: whatever it raises is its answer
+            raise UsageError(
+                f"--model {type(self.module).__name__}: training_step fails on a sample of --data "
+                f"{type(self.data).__name__}, {tuple(sample.shape)}: {type(error).__name__}: "
+                f"{' '.join(str(error).split())} (FLGEN_TRACEBACK=1 shows where)"
+            ) from error
         self.logged.means()
 
     def add_flops(self, client: Client, samples: int, active: Mapping[str, int] | None = None) -> None:

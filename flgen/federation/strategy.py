@@ -19,10 +19,13 @@ class RankStrategy(DDPStrategy):
     Args:
         timeout_s: Limit of every collective, seconds.
         start_method: "fork" on CPU (one import for all ranks), "popen" on GPU.
+        lost_after_s: How long another node may be silent, seconds.
     """
 
-    def __init__(self, timeout_s: float, start_method: Any) -> None:
+    def __init__(self, timeout_s: float, start_method: Any, lost_after_s: float = 30) -> None:
         super().__init__(timeout=timedelta(seconds=timeout_s), start_method=start_method)
+        self.timeout_s = timeout_s
+        self.lost_after_s = lost_after_s
 
     @property
     def forked(self) -> bool:
@@ -42,10 +45,11 @@ class ClientParallelStrategy(RankStrategy):
     Args:
         timeout_s: Limit of every collective, seconds.
         start_method: "fork" on CPU, "popen" on GPU.
+        lost_after_s: How long another node may be silent, seconds.
     """
 
-    def __init__(self, timeout_s: float, start_method: Any) -> None:
-        super().__init__(timeout_s, start_method)
+    def __init__(self, timeout_s: float, start_method: Any, lost_after_s: float = 30) -> None:
+        super().__init__(timeout_s, start_method, lost_after_s)
         self._backward_sync_control = None
 
     def setup_module(self, module: Module) -> Module:  # type: ignore[override]

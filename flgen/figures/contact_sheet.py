@@ -95,8 +95,10 @@ def picture_of(content: bytes, extension: str) -> Image.Image:
     try:
         if extension == "wav":
             return _spectrogram(content)
-        return Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
-    except (OSError, SyntaxError, ValueError) as error:
+        picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+        picture.load()
+        return picture
+    except Exception as error:  # a damaged recording makes its reader raise nearly anything
         raise FlgenError(f"this .{extension} file cannot be drawn ({' '.join(str(error).split())})") from error
 
 

@@ -57,7 +57,7 @@ def read_picture_row(path: Path, classes: int) -> dict[int, np.ndarray]:
     try:
         with Image.open(path, formats=("PNG",)) as image:
             mode, row = image.mode, np.asarray(image.convert("RGBA"))
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())
         raise FlgenError(f"{path} cannot be read ({reason}): remove it, or choose other --rounds") from error
     width, rest = divmod(row.shape[1], classes)

@@ -82,7 +82,7 @@ def read_sheet(path: Path) -> Image.Image:
     try:
         with Image.open(path, formats=("PNG",)) as image:
             return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())
         raise FlgenError(f"{path} cannot be read ({reason}): remove it, an older round is then shown") from error
 

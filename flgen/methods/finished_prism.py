@@ -8,16 +8,17 @@ ticket:     m and BatchNorm <- what a checkpoint gave when it was exported
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from flgen.deferred import TYPE_CHECKING, deferred_module
+from flgen.deferred import TYPE_CHECKING, LightningModule, deferred_module
 from flgen.errors import FlgenError, UsageError
 from flgen.experiment.class_paths import locate
-from flgen.experiment.config import describe
+from flgen.experiment.config import Section, build_parser, describe, parse
 from flgen.experiment.runs import RunFolder
 from flgen.federation.streams import RandomStreams
 from flgen.synthesis.pretrained import seeded
@@ -130,10 +131,12 @@ class CheckpointGenerator(FinishedGenerator):
             found = checkpoints.find_checkpoint(path)
         except FlgenError as error:
             raise FlgenError(f"{self.named}: {error}") from error
-        if found.identity.get("method") != METHOD:
-            raise UsageError(
-                f"{self.named}: is of a run of {found.identity.get('method')}; give a checkpoint of {METHOD}"
-            )
+        method = found.identity.get("method")
+        if method != METHOD:
+            shown = method if isinstance(method, str) and method.isidentifier() else ascii(method)
+            raise UsageError(f"{self.named}: is of a run of {shown:.40}; give a checkpoint of {METHOD}")
+        if type(found.identity.get("seed")) is not int or not isinstance(found.identity.get("data"), str):
+            raise FlgenError(f"{self.named}: its manifest.json has no seed and data of its run; use another one")
         return found
 
     @property
@@ -155,7 +158,8 @@ class CheckpointGenerator(FinishedGenerator):
         except FlgenError as error:
             raise FlgenError(f"{self.named}: must be inside its run folder ({error})") from error
         for section in ("model", "method"):
-            if not isinstance(config.get(section), dict) or "init_args" not in config[section]:
+            options = config[section].get("init_args") if isinstance(config.get(section), dict) else None
+            if not isinstance(options, dict):
                 raise FlgenError(f"{self.named}: config.yaml of its run describes no {section}")
         return config
 
@@ -181,13 +185,15 @@ class CheckpointGenerator(FinishedGenerator):
     def network(self) -> Any:
         """The generator with its frozen weights and its scores, on the CPU."""
         described = self._config["model"]
-        options = {name: None if name == "loss" else value for name, value in described["init_args"].items()}
         try:
+            options = {name: None if name == "loss" else value for name, value in described["init_args"].items()}
             with seeded(0, "cpu"):  # constructors draw weights, which are overwritten below
-                generator = _instantiate({**described, "init_args": options})
+                generator = _generator({**described, "init_args": options})
             generator.reset_weights(self._streams.seed_for("weights"))
             network.flatten_scores(generator).load(self._found.server_state()["method"]["scores"])
             lacking = [name for name in NEEDED if not hasattr(generator, name)]
+        except UsageError as error:  # of an option that nobody typed
+            raise FlgenError(f"{self.named}: in {RunFolder(self.folder).config}, {error}") from error
         except FlgenError:
             raise
         except Exception as error:  # whatever a class of the user's own raises
@@ -202,7 +208,12 @@ class CheckpointGenerator(FinishedGenerator):
     def finish(self) -> None:
         """Choose the mask, and measure what BatchNorm normalises by."""
         network.fix_masks(self.network, self._mask())
-        batches = self.recalibration_batches or self._config["method"]["init_args"]["recalibration_batches"]
+        options = self._config["method"]["init_args"]
+        batches = self.recalibration_batches or options.get("recalibration_batches")
+        if type(batches) is not int or batches < 1:
+            raise FlgenError(
+                f"{self.named}: config.yaml of its run has {batches!r:.40} as recalibration_batches, no number of them"
+            )
         self.network.recalibrate(self._streams.torch("recalibration", round=self._found.round), batches)
 
     def _mask(self) -> Tensor:
@@ -216,8 +227,9 @@ class CheckpointGenerator(FinishedGenerator):
     @property
     def noise_of_seed(self) -> bool:
         """Whether the run was private by noise that the run's seed names."""
-        privacy = self._config["method"]["init_args"].get("privacy") or {}
-        return privacy.get("init_args", {}).get("noise_key", "none was drawn") is None
+        privacy = self._config["method"]["init_args"].get("privacy")
+        options = privacy.get("init_args") if isinstance(privacy, dict) else None
+        return isinstance(options, dict) and options.get("noise_key", "none was drawn") is None
 
     def ticket(self) -> tickets.Ticket:
         """Finish the generator, and return it as a ticket."""
@@ -293,11 +305,8 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _instantiate(described: Any) -> Any:
-    """Return the object that a class_path with init_args of a configuration describes."""
-    if isinstance(described, list):
-        return [_instantiate(value) for value in described]
-    if not (isinstance(described, dict) and "class_path" in described):
-        return described
-    options = {option: _instantiate(value) for option, value in described.get("init_args", {}).items()}
-    return locate(described["class_path"])(**options)
+def _generator(described: Any) -> Any:
+    """Return the network that a class_path with init_args of a configuration describes; nothing else can be made so."""
+    model = Section("model", LightningModule, "class", required=True)
+    configuration = parse(build_parser([model], {}, ""), [f"--model={json.dumps(described)}"], [model])
+    return configuration.parser.instantiate(configuration.values).model

@@ -113,7 +113,9 @@ def _read_weights(name: str, url: str, weights: str | None) -> dict[str, Tensor]
             f"the extractor '{name}' needs its weights, which are neither at {path} nor to be had from {url} "
             f"({reason}): download them elsewhere and give the file's path by --evaluation.weights.{name} PATH"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
         raise FlgenError(f"{path} holds no state dict for the extractor '{name}': {remedy}")
     return state
 

@@ -8,7 +8,7 @@ chosen on those (fedktl.md, section 8, item 8).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from flgen.errors import FlgenError
 
@@ -130,6 +130,27 @@ def chosen_row(rows: Sequence[Row]) -> Row | None:
 def falls(metric: str) -> bool:
     """Whether smaller is better."""
     return any(part.startswith(("fid", "kid")) or "loss" in part for part in metric.split("/"))
+
+
+RISING = ("accuracy", "f1", "precision", "recall", "density", "coverage")
+"""How the part of a metric's name begins that says what is measured, where more is better."""
+
+NOT_JUDGED = ("comm", "time", "mask", "privacy", "std")
+"""Parts of names of what a run costs, how it is set, or how its clients differ: no end of the scale is the better."""
+
+
+def summary_kind(metric: str) -> Literal["min", "max", "last"]:
+    """Return which value of all rounds a metric is summarised by: the best one, or for what is no quality the last.
+
+    Args:
+        metric: Its name.
+    """
+    parts = metric.split("/")
+    if any(part in NOT_JUDGED for part in parts):
+        return "last"
+    if falls(metric) or "distance" in parts:
+        return "min"
+    return "max" if any(part.startswith(RISING) for part in parts) else "last"
 
 
 def _names(rows: Sequence[Row]) -> list[str]:

@@ -162,7 +162,10 @@ def load_encoder(checkpoint: str, local_files_only: bool) -> Any:
     logging.disable_progress_bar()  # every rank would draw one
     try:
         encoder = AutoModel.from_pretrained(
-            str(folder) if folder.is_dir() else checkpoint, local_files_only=local_files_only, dtype=torch.float32
+            str(folder) if folder.is_dir() else checkpoint,
+            local_files_only=local_files_only,
+            dtype=torch.float32,
+            trust_remote_code=False,  # nobody is asked at the terminal, as the library would
         )
     except Exception as error:  # a damaged file can raise nearly anything
         reason = " ".join(str(error).split())[:200]

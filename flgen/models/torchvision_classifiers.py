@@ -227,6 +227,8 @@ def read_weights(path: Path, published: str) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise nearly anything
         raise FlgenError(f"--model.pretrained {path} is not a readable file of weights; {remedy}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
+    ):
         raise FlgenError(f"--model.pretrained {path} holds no state dict; {remedy}")
     return state

@@ -145,9 +145,9 @@ def load_features(weights: str, mode: VggMode) -> VggFeatures:
     """
     try:
         return VggFeatures(load_state(weights), mode)
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RuntimeError) as error:
         raise FlgenError(
-            f"{weights} holds no VGG19-BN weights ({error.args[0]}): "
+            f"{weights} holds no VGG19-BN weights ({' '.join(str(error.args[0]).split())[:200]}): "
             "give --model.loss.weights a state dict of torchvision's vgg19_bn"
         ) from error
 
@@ -176,12 +176,14 @@ def _file_state(path: Path) -> dict[str, Tensor]:
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged file can raise nearly anything
         raise FlgenError(
             f"the VGG19-BN weights at {path} are damaged ({_reason(error)}): "
             "fetch them again or give another file as --model.loss.weights PATH"
         ) from error
-    if not isinstance(state, dict):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
         raise FlgenError(f"{path} holds no state dict: save one with torch.save(network.state_dict(), path)")
     return state
 

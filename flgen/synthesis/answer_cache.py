@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flgen.errors import FlgenError
+from flgen.experiment.plain_values import json_value
 from flgen.experiment.records import atomic_replace
 
 
@@ -53,7 +54,7 @@ class AnswerCache:
         """Return the answer to a request, None if it is not at hand."""
         try:
             header, newline, content = self._file(key).read_bytes().partition(b"\n")
-            whole = newline and json.loads(header)["sha256"] == hashlib.sha256(content).hexdigest()
+            whole = newline and json_value(header)["sha256"] == hashlib.sha256(content).hexdigest()
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import FlgenError, UsageError
+from flgen.experiment.plain_values import json_value
 from flgen.synthesis.answer_cache import AnswerCache, request_key
 from flgen.synthesis.extra import require_extra
 from flgen.synthesis.request_budget import Prices, RequestBudget
@@ -311,7 +312,7 @@ def _check(options: EndpointOptions, option: str) -> None:
 
 
 def _json_object(content: bytes) -> dict[str, Any]:
-    answer = json.loads(content)
+    answer = json_value(content)
     if not isinstance(answer, dict):
         raise ValueError("JSON, but no object")
     return answer
@@ -327,7 +328,7 @@ def _server_message(content: bytes) -> str:
     """Return what an error answer says, in its usual form or as plain text."""
     text = content[:4000].decode(errors="replace")
     try:
-        answer = json.loads(text)
+        answer = json_value(text)
         error = answer.get("error", answer)
         return str(error.get("message", error) if isinstance(error, dict) else error)
     except (ValueError, AttributeError):

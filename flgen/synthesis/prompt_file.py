@@ -18,6 +18,7 @@ from typing import Any
 
 from flgen.deferred import TYPE_CHECKING, deferred_module
 from flgen.errors import FlgenError
+from flgen.experiment.plain_values import NotPlainError, json_value
 from flgen.experiment.records import atomic_replace
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def read_prompt_file(path: str | os.PathLike[str], labels: Sequence[str] | None 
                 first = line_of_id[prompt.id]
                 raise ValueError(f"id {prompt.id!r} is that of line {first}; change it, or remove one of the lines")
         except ValueError as error:
-            raise FlgenError(f"{file}:{number}: {error}") from None
+            raise FlgenError(f"{file}:{number}: {str(error)[:500]}") from None
         line_of_id[prompt.id] = number
         label_of_class.setdefault(prompt.class_id, prompt.label)
         prompts.append(prompt)
@@ -102,9 +103,9 @@ def read_prompt_file(path: str | os.PathLike[str], labels: Sequence[str] | None 
 def _parse(line: str, labels: Sequence[str] | None, label_of_class: dict[int, str]) -> Prompt:
     """Return the prompt of one line; a ValueError says what is wrong with it."""
     try:
-        entry = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"no JSON object: {error.msg} at column {error.colno}") from None
+        entry = json_value(line)
+    except NotPlainError as error:
+        raise ValueError(f"no JSON object: {error}") from None
     if not isinstance(entry, dict):
         raise ValueError('no JSON object; write {"label": ..., "prompt": ...}')
     _check_fields(entry)

@@ -139,6 +139,8 @@ def _images(answer: Mapping[str, Any], count: int) -> list[tuple[bytes, str, int
     """Return content, extension, height and width of the images in an answer; what is no PNG or JPEG becomes PNG."""
     from PIL import Image
 
+    from flgen.data.pixels import FORMATS
+
     entries = answer.get("data")
     if not isinstance(entries, list) or len(entries) != count:
         raise FlgenError(
@@ -153,7 +155,7 @@ def _images(answer: Mapping[str, Any], count: int) -> list[tuple[bytes, str, int
             raise FlgenError(f"{PATH} answered without b64_json (but {keys}): check --synthesizer.response_format")
         try:
             content = base64.b64decode(encoded, validate=True)
-            with Image.open(io.BytesIO(content)) as image:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 image.load()
                 height, width, kind = image.height, image.width, image.format
                 if kind not in ("PNG", "JPEG"):

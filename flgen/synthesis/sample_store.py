@@ -17,7 +17,6 @@ import json
 import logging
 import os
 import re
-import tarfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,9 +27,10 @@ from typing import Any, BinaryIO
 
 import filelock
 import webdataset
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from flgen.data.tar_members import shard_samples, tar_places
 from flgen.errors import FlgenError
+from flgen.experiment.plain_values import json_value
 from flgen.experiment.records import atomic_replace
 from flgen.synthesis.synthesizer import Sample
 
@@ -40,6 +40,8 @@ FORMAT = "flgen-synthetic-samples"
 VERSION = 1
 EXTENSIONS = ("png", "jpg", "jpeg", "wav", "txt")
 SHARD_NAME = re.compile(r"shard-(\d{3,})-(\d{5,})\.tar")
+SAMPLE_ID = re.compile(r"\d{5,9}-\d{1,9}")
+_OF_AN_INDEX = {"class_names": list, "per_class": int, "complete": bool, "shards": list, "identity": dict}
 _MADE_ANEW = "run `flgen synthesize` again, which makes anew what is lost"
 LOCK_TIMEOUT_S = 10.0  # a command that was just killed may hold the folder a moment longer
 
@@ -90,22 +92,23 @@ def read_shard(path: Path) -> Iterator[StoredSample]:
         FlgenError: If it is missing or damaged, or a sample is not what its SHA-256 says.
     """
     try:
-        with path.open("rb") as stream:
-            for members in group_by_keys(tar_file_expander([{"url": str(path), "stream": stream}])):
-                facts = json.loads(members["json"])
-                extension = next((name for name in EXTENSIONS if name in members), "sample file")
-                content = members[extension]
-                if hashlib.sha256(content).hexdigest() != facts["sha256"]:
-                    raise ValueError(f"sample {members['__key__']} has another SHA-256")
-                if facts["id"] != members["__key__"] or int(members["cls"]) != facts["class_id"]:
-                    raise ValueError(f"sample {members['__key__']} contradicts its JSON")
-                yield StoredSample(facts["id"], content, extension, facts)
+        for members in shard_samples(path):
+            facts = json_value(members["json"])
+            extension = next((name for name in EXTENSIONS if name in members), "sample file")
+            content = members[extension]
+            if hashlib.sha256(content).hexdigest() != facts["sha256"]:
+                raise ValueError(f"sample {members['__key__']} has another SHA-256")
+            if not SAMPLE_ID.fullmatch(members["__key__"]) or type(facts["class_id"]) is not int:
+                raise ValueError(f"sample {members['__key__']!a:.80} is none of `flgen synthesize`")
+            if facts["id"] != members["__key__"] or int(members["cls"]) != facts["class_id"] or facts["class_id"] < 0:
+                raise ValueError(f"sample {members['__key__']} contradicts its JSON")
+            yield StoredSample(facts["id"], content, extension, facts)
     except FileNotFoundError:
         raise FlgenError(f"{path} is missing; {_MADE_ANEW}") from None
     except KeyError as error:
         raise FlgenError(f"{path} is damaged (a sample without {error.args[0]}); {_MADE_ANEW}") from error
-    except (tarfile.TarError, OSError, EOFError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).partition(" @ <")[0].split()) or type(error).__name__
+    except (OSError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise FlgenError(f"{path} is damaged ({reason}); {_MADE_ANEW}") from error
 
 
@@ -120,10 +123,11 @@ def read_sample(path: Path, id: str) -> StoredSample:
         name = next(f"{id}.{extension}" for extension in EXTENSIONS if f"{id}.{extension}" in places)
         with path.open("rb") as file:
             content, facts = (_read_at(file, *places[member]) for member in (name, f"{id}.json"))
-        if hashlib.sha256(content).hexdigest() != json.loads(facts)["sha256"]:
+        described = json_value(facts)
+        if hashlib.sha256(content).hexdigest() != described["sha256"]:
             raise ValueError(f"sample {id} has another SHA-256")
-        return StoredSample(id, content, name.rpartition(".")[2], json.loads(facts))
-    except (OSError, ValueError, KeyError, StopIteration) as error:
+        return StoredSample(id, content, name.rpartition(".")[2], described)
+    except (OSError, ValueError, TypeError, KeyError, StopIteration) as error:
         raise FlgenError(f"{path} is damaged ({error or f'no sample {id}'}); {_MADE_ANEW}") from error
 
 
@@ -131,9 +135,8 @@ def read_sample(path: Path, id: str) -> StoredSample:
 def _places(path: Path, modified_ns: int) -> dict[str, tuple[int, int]]:
     """Return offset and size, bytes, of every member of a tar file; the time of its last change makes it that file."""
     try:
-        with tarfile.open(path, "r:") as tar:
-            return {member.name: (member.offset_data, member.size) for member in tar}
-    except (OSError, tarfile.TarError) as error:
+        return tar_places(path)
+    except (OSError, ValueError) as error:
         raise FlgenError(f"{path} cannot be read ({error}); {_MADE_ANEW}") from error
 
 
@@ -275,6 +278,11 @@ class SampleStore:
         """Return the samples of each class in shards, and the name and the number of samples of each shard."""
         of_class, of_shard = [0] * classes, dict.fromkeys((shard.name for shard in self._shards()), 0)
         for entry in read_manifest(self.folder):
+            if entry["class_id"] >= classes or entry["shard"] not in of_shard:
+                raise FlgenError(
+                    f"{self.manifest} has sample {entry['id']}, which is of none of {classes} classes or in no shard; "
+                    "take away what is not of this set"
+                )
             of_class[entry["class_id"]] += 1
             of_shard[entry["shard"]] += 1
         return of_class, [{"file": name, "samples": samples} for name, samples in of_shard.items()]
@@ -306,11 +314,21 @@ def read_manifest(folder: Path) -> list[dict[str, Any]]:
     """
     path = folder / "manifest.jsonl"
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [_entry(json_value(line)) for line in path.read_text(encoding="utf-8").splitlines()]
     except FileNotFoundError:
         raise FlgenError(f"{path} is missing; give a folder that `flgen synthesize` wrote") from None
     except (OSError, ValueError) as error:
         raise FlgenError(f"{path} is damaged ({error}); run `flgen synthesize` again, which mends it") from error
+
+
+def _entry(entry: Any) -> dict[str, Any]:
+    """Return a line of a manifest, which must name a sample in a shard of its folder."""
+    wanted = {"id": str, "class_id": int, "shard": str, "file": str}
+    if not isinstance(entry, dict) or any(type(entry.get(name)) is not kind for name, kind in wanted.items()):
+        raise ValueError(f"a line without {', '.join(wanted)}")
+    if not SAMPLE_ID.fullmatch(entry["id"]) or not SHARD_NAME.fullmatch(entry["shard"]) or entry["class_id"] < 0:
+        raise ValueError(f"sample {entry['id']!a:.80} in {entry['shard']!a:.80} is none of `flgen synthesize`")
+    return entry
 
 
 def read_index(folder: Path) -> dict[str, Any] | None:
@@ -321,9 +339,16 @@ def read_index(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / "index.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_value(path.read_bytes())
         if content["format"] != FORMAT or content["version"] != VERSION:
-            raise ValueError(f"format {content['format']} {content['version']} is not {FORMAT} {VERSION}")
+            raise ValueError(f"format {content['format']!s:.40} {content['version']!s:.40} is not {FORMAT} {VERSION}")
+        for name, kind in _OF_AN_INDEX.items():
+            if type(content[name]) is not kind:
+                raise ValueError(f"its {name} is {content[name]!a:.40}")
+        if not all(isinstance(name, str) for name in content["class_names"]) or content["per_class"] < 0:
+            raise ValueError("its class_names are no texts, or its per_class is negative")
+        if not all(isinstance(one, dict) and SHARD_NAME.fullmatch(str(one.get("file"))) for one in content["shards"]):
+            raise ValueError("its shards are none of its folder")
         return dict(content)
     except FileNotFoundError:
         return None

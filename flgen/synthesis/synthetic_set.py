@@ -66,6 +66,8 @@ def load_synthetic(folder: str | Path, data: LabelledData, per_class: int | None
             inputs[row] = data.decode_sample(sample.content, sample.extension)
         except FlgenError as error:
             raise FlgenError(f"{folder}: sample {sample.id} does not fit {data.name}: {error}") from error
+        if sample.facts["class_id"] >= len(class_ids):
+            raise FlgenError(f"{folder}: sample {sample.id} is of none of the {len(class_ids)} classes of its index")
         labels[row] = class_ids[sample.facts["class_id"]]
 
     with ThreadPoolExecutor() as threads:

@@ -42,7 +42,8 @@ class TextModel:
         check_local(place, checkpoint)
         known = Path(checkpoint).expanduser()
         name = str(known) if known.exists() else checkpoint
-        where: dict[str, Any] = {"local_files_only": local_files_only}
+        # Code that lies beside the weights is not run, and nobody is asked at the terminal, as the library would.
+        where: dict[str, Any] = {"local_files_only": local_files_only, "trust_remote_code": False}
         with loading(place, checkpoint):
             config = transformers.AutoConfig.from_pretrained(name, **where)
             self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(name, **where)

@@ -7,7 +7,9 @@ longer limit is how long a fast rank waits for a slow one's local training.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -32,6 +34,18 @@ class Transfer(NamedTuple):
     bytes: int
 
 
+class TimeSpent(NamedTuple):
+    """Where a rank's time went in the channel.
+
+    Args:
+        waiting_s: At the meetings of all ranks, which end when the slowest one comes, seconds.
+        moving_s: While payloads moved, seconds; on a GPU only until they were under way.
+    """
+
+    waiting_s: float = 0.0
+    moving_s: float = 0.0
+
+
 class Channel:
     """Exchange of bytes and sums between the ranks of one topology.
 
@@ -49,6 +63,7 @@ class Channel:
         self.rank = rank
         self.world_size = world_size
         self.device = device
+        self._spent = TimeSpent()
         self._data: Any = None
         self._control: Any = None
         if world_size > 1:
@@ -59,12 +74,25 @@ class Channel:
             # NCCL wants every rank in a group's first operation, and an exchange may leave some of them out.
             dist.all_reduce(torch.zeros(1, device=device), group=self._data)
 
+    def take_time(self) -> TimeSpent:
+        """Return where the time went since the last call."""
+        spent, self._spent = self._spent, TimeSpent()
+        return spent
+
+    @contextmanager
+    def _moving(self) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._spent = self._spent._replace(moving_s=self._spent.moving_s + time.perf_counter() - started)
+
     def agree(self, statement: Any) -> list[Any]:
         """Every rank says something small; all ranks get the list of what was said, by rank."""
         if self.world_size == 1:
             return [statement]
         statements: list[Any] = [None] * self.world_size
+        started = time.perf_counter()
         dist.all_gather_object(statements, statement, group=self._control)
+        self._spent = self._spent._replace(waiting_s=self._spent.waiting_s + time.perf_counter() - started)
         return statements
 
     def broadcast(self, message: Tensor | None, source: int) -> Tensor:
@@ -78,13 +106,15 @@ class Channel:
             message = torch.empty(size, dtype=torch.uint8, device=self.device)
         message = message.to(self.device)
         if size:
-            dist.broadcast(message, source, group=self._data)
+            with self._moving():
+                dist.broadcast(message, source, group=self._data)
         return message
 
     def reduce(self, total: Tensor, destination: int) -> None:
         """Add up a tensor of the same shape and type over all ranks, in place on the destination."""
         if self.world_size > 1:
-            dist.reduce(total, destination, op=dist.ReduceOp.SUM, group=self._data)
+            with self._moving():
+                dist.reduce(total, destination, op=dist.ReduceOp.SUM, group=self._data)
 
     def exchange(self, messages: Mapping[int, Tensor], plan: Sequence[Transfer]) -> dict[int, Tensor]:
         """Carry messages between ranks, all of them at once.
@@ -114,8 +144,9 @@ class Channel:
                     sent[key] = messages[key].to(self.device)
                 operations.append(dist.P2POp(dist.isend, sent[key], destination, group=self._data))
         if operations:
-            for work in dist.batch_isend_irecv(operations):
-                work.wait()
+            with self._moving():
+                for work in dist.batch_isend_irecv(operations):
+                    work.wait()
         return received
 
     def gather_messages(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from flgen.topology.base import Topology
 from flgen.topology.channel import Transfer
-from flgen.wire.codecs import Payload, decode_payload, encode_payload
+from flgen.wire.codecs import Payload, decode_payload, encode_payload, sent_by
 
 
 def hand_over(
@@ -38,4 +38,8 @@ def hand_over(
                 round, "hand-over", "client->client", messages=1, bytes=transfer.bytes, wire_bytes=moved
             )
     received = channel.exchange(messages, plan)
-    return {moves[giver]: decode_payload(message) for giver, message in received.items()}
+    handed_over = {}
+    for giver, message in received.items():
+        with sent_by(f"round {round}, what client {giver} handed over"):
+            handed_over[moves[giver]] = decode_payload(message)
+    return handed_over

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 
-from flgen.wire.codecs import decode_payload
+from flgen.wire.codecs import decode_payload, sent_by
 
 
 class OpenedMessages:
@@ -30,7 +30,8 @@ class OpenedMessages:
         """
         if sender in self._kept:
             return self._kept[sender]
-        tensors = decode_payload(self._messages[sender])
+        with sent_by(f"what client {sender} sent"):
+            tensors = decode_payload(self._messages[sender])
         size = sum(tensor.nbytes for tensor in tensors.values())
         if size <= self._room:
             self._room -= size

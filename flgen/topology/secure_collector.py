@@ -184,7 +184,8 @@ class SecureCollector:
             return None
         total = residues.zeros(self._length(), self._modulus)
         for client in sorted(each):
-            masked = codecs.decode_payload(each[client])["masked"]
+            with codecs.sent_by(f"round {self._round}, the upload of client {client}"):
+                masked = codecs.decode_payload(each[client])["masked"]
             residues.add(total, residues.from_words(masked, self._modulus), self._modulus)
         return total
 

@@ -137,7 +137,8 @@ class Star(Topology):
                 bytes=recipients * message.numel(),
                 wire_bytes=copies * message.numel(),
             )
-        return codecs.decode_payload(message, contexts)
+        with codecs.sent_by(f"round {round}, the server's {phase}"):
+            return codecs.decode_payload(message, contexts)
 
     def open_round(
         self,
@@ -227,14 +228,20 @@ class Collector:
         self._samples: dict[int, int] = {}
 
     def add(self, client: int, samples: int, payload: codecs.Payload) -> None:
-        """Encode one client's upload, enter it in the ledger, and keep it or add it to this rank's sum."""
+        """Encode one client's upload, enter it in the ledger, and keep it or add it to this rank's sum.
+
+        Raises:
+            FlgenError: It is nothing that could be added; then it leaves no trace.
+        """
         message = codecs.encode_payload(payload)
-        self._samples[client] = samples
-        self._star.ledger.record(self._round, "upload", "client->server", messages=1, bytes=message.numel())
+        if not self._by_message:
+            self._running.add(codecs.decode_payload(message, self._contexts), self._weight(samples))
+        elif not (self._collection == "gather" or self._alone):
+            self._running.check(codecs.decode_payload(message, self._contexts))  # as the server will, but in time
         if self._by_message:
             self._messages[client] = message
-        else:
-            self._running.add(codecs.decode_payload(message, self._contexts), self._weight(samples))
+        self._samples[client] = samples
+        self._star.ledger.record(self._round, "upload", "client->server", messages=1, bytes=message.numel())
 
     def roll_call(self) -> dict:
         """Return what the other ranks must know about this rank's uploads."""
@@ -259,7 +266,7 @@ class Collector:
         samples = {client: n for call in roll_calls for client, n in call["samples"].items()}
         if not self._by_message:
             return self._uploads(samples, self._running.values(), None)
-        decoded = {client: codecs.decode_payload(each[client], self._contexts) for client in sorted(each)}
+        decoded = {client: self._decoded(client, each[client]) for client in sorted(each)}
         if self._collection == "gather":
             return self._uploads(samples, None, decoded)
         if self._alone and decoded:
@@ -269,6 +276,10 @@ class Collector:
         for client, upload in decoded.items():
             self._running.add(upload, self._weight(samples[client]))
         return self._uploads(samples, self._running.values(), None)
+
+    def _decoded(self, client: int, message: Tensor) -> dict[str, Tensor]:
+        with codecs.sent_by(f"round {self._round}, the upload of client {client}"):
+            return codecs.decode_payload(message, self._contexts)
 
     def _uploads(
         self, samples: dict[int, int], total: dict[str, Tensor] | None, each: dict[int, dict[str, Tensor]] | None

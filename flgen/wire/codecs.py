@@ -7,26 +7,30 @@ A payload is a mapping from names to `Entry`s, a tensor with the codec that carr
 Each arrives under its name; of a sparse one the support arrives too, as "weights.support".
 
 On the wire an entry is a short header (20 bytes plus 8 per dimension plus the name) and the body. The header
-says everything a receiver needs, so an upload of d mask bits costs ceil(d / 8) bytes and a constant.
+says everything a receiver needs, so an upload of d mask bits costs ceil(d / 8) bytes and a constant. It has a checksum
+of the entry and says how many entries follow: what was damaged or cut on its way is refused, never taken for a tensor.
 """
 
 from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from flgen.wire.bodies import Bits, Codec, Dense, Sparse, WireError
+from flgen.wire.checksum import checksum
 from flgen.wire.entropy_coding import Coded
 
 MAGIC = b"FG"
-VERSION = 1
+VERSION = 2
 _MOST_ELEMENTS = 2**48  # beyond it, sizes are noise, and their product may not even fit an index
-_HEADER = struct.Struct("<2sBBBBBxQ4x")  # magic, version, codec, dtype, dimensions, name length, body bytes
+_HEADER = struct.Struct("<2sBBBBBBQ")  # magic, version, codec, dtype, dimensions, name length, entries to come, bytes
+_CHECKSUM = struct.Struct("<I")
 _DTYPES = (
     torch.bool,
     torch.uint8,
@@ -109,15 +113,15 @@ def coded(symbols: Tensor, contexts: Tensor | None = None, alphabet: int = 2) ->
 def encode_payload(payload: Payload) -> Tensor:
     """Return the payload as one uint8 tensor (bytes,): what the ledger counts and the process group carries."""
     parts = []
-    for name, entry in payload.items():
+    for following, (name, entry) in zip(reversed(range(len(payload))), payload.items(), strict=True):
         tensor = entry.tensor
         body = entry.codec.encode(tensor)
         carried = getattr(entry.codec, "dtype", None) or tensor.dtype
         label = name.encode("ascii")
-        header = _HEADER.pack(
-            MAGIC, VERSION, entry.codec.code, _DTYPES.index(carried), tensor.ndim, len(label), body.numel()
-        )
-        header += struct.pack(f"<{tensor.ndim}Q", *tensor.shape) + label
+        kinds = entry.codec.code, _DTYPES.index(carried)
+        start = _HEADER.pack(MAGIC, VERSION, *kinds, tensor.ndim, len(label), following % 256, body.numel())
+        shape_and_name = struct.pack(f"<{tensor.ndim}Q", *tensor.shape) + label
+        header = start + _CHECKSUM.pack(checksum(start + shape_and_name, body)) + shape_and_name
         parts += [torch.frombuffer(bytearray(header), dtype=torch.uint8).to(body.device), body]
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.uint8)
 
@@ -143,8 +147,12 @@ def decode_payload(message: Tensor, contexts: Mapping[str, Tensor] | None = None
     """
     tensors: dict[str, Tensor] = {}
     position = 0
-    while position < message.numel():
-        parts, position = _decode_entry(message, position, contexts or {})
+    following: int | None = None
+    while position < message.numel() or following:
+        parts, position, left = _decode_entry(message, position, contexts or {})
+        if following is not None and left != (following - 1) % 256:
+            raise WireError(f"payload has an entry with {left} to come after one with {following}: it is damaged")
+        following = left
         for name, tensor in parts.items():
             if name in tensors:
                 raise WireError(f"payload has two tensors named {name!r}: rename an entry")
@@ -152,7 +160,25 @@ def decode_payload(message: Tensor, contexts: Mapping[str, Tensor] | None = None
     return tensors
 
 
-def _decode_entry(message: Tensor, position: int, contexts: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:
+@contextmanager
+def sent_by(sender: str) -> Iterator[None]:
+    """Let what is wrong with bytes be said together with where they come from.
+
+    Args:
+        sender: For the message, such as "round 3, the upload of client 5".
+
+    Raises:
+        WireError: What was decoded within was damaged.
+    """
+    try:
+        yield
+    except WireError as error:
+        raise WireError(f"{sender} cannot be read: {error}") from error
+
+
+def _decode_entry(message: Tensor, position: int, contexts: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int, int]:
+    """Return the tensors of an entry, where it ends, and how many entries follow."""
+
     def take(length: int) -> Tensor:
         nonlocal position
         if position + length > message.numel():
@@ -160,23 +186,35 @@ def _decode_entry(message: Tensor, position: int, contexts: Mapping[str, Tensor]
         position += length
         return message[position - length : position]
 
-    magic, version, code, dtype, dimensions, label_length, body_length = _HEADER.unpack(
-        bytes(take(_HEADER.size).tolist())
-    )
+    start = bytes(take(_HEADER.size).tolist())
+    magic, version, code, dtype, dimensions, label_length, following, body_length = _HEADER.unpack(start)
     if magic != MAGIC or version != VERSION:
         raise WireError(f"payload does not start with {MAGIC!r} version {VERSION}: damaged, or sent by another version")
     if code not in _CODECS or dtype >= len(_DTYPES):
         raise WireError(f"payload names codec {code} and dtype {dtype}, which do not exist")
-    shape = struct.unpack(f"<{dimensions}Q", bytes(take(8 * dimensions).tolist()))
+    (announced,) = _CHECKSUM.unpack(bytes(take(_CHECKSUM.size).tolist()))
+    sizes = bytes(take(8 * dimensions).tolist())
+    shape = struct.unpack(f"<{dimensions}Q", sizes)
     if math.prod(max(size, 1) for size in shape) > _MOST_ELEMENTS:
         raise WireError(f"payload announces a tensor of shape {shape}: it is damaged")
+    label = bytes(take(label_length).tolist())
     try:
-        name = bytes(take(label_length).tolist()).decode("ascii")
+        name = label.decode("ascii")
     except UnicodeDecodeError:
         raise WireError("payload has an entry whose name is not readable: it is damaged") from None
     body = take(body_length)
+    if checksum(start + sizes + label, body) != announced:
+        raise WireError(f"entry {name!r}: payload has another checksum than was sent: it is damaged")
+    try:
+        parts = _decode_body(code, body, shape, _DTYPES[dtype], contexts.get(name))
+    except WireError as error:
+        raise WireError(f"entry {name!r}: {error}") from error
+    return {name + part: tensor for part, tensor in parts.items()}, position, following
+
+
+def _decode_body(
+    code: int, body: Tensor, shape: tuple[int, ...], dtype: torch.dtype, contexts: Tensor | None
+) -> dict[str, Tensor]:
     if code == Coded.code:
-        parts = Coded.decode(body, shape, _DTYPES[dtype], contexts.get(name))
-    else:
-        parts = _CODECS[code].decode(body, shape, _DTYPES[dtype])
-    return {name + part: tensor for part, tensor in parts.items()}, position
+        return Coded.decode(body, shape, dtype, contexts)
+    return _CODECS[code].decode(body, shape, dtype)

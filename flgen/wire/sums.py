@@ -49,17 +49,27 @@ class RunningSum:
         """Add `weight` times one decoded upload.
 
         Raises:
-            FlgenError: The sum could overflow, or the entry does not fit those of other clients.
+            FlgenError: The sum could overflow, or the entry does not fit those of other clients; nothing was added.
         """
+        self.check(upload)
         for name, tensor in upload.items():
             self.expect(name, Summand(tuple(tensor.shape), tensor.dtype), tensor.device)
+        for name, tensor in upload.items():
             total = self.totals[name]
-            if total.dtype == torch.int64:
-                self._check_range(name, tensor, self.fraction_bits if tensor.is_floating_point() else 0)
             if total.dtype == torch.int64 and tensor.is_floating_point():
                 self._add_fixed_point(total, tensor, weight)
             else:
                 total.add_(tensor.to(total.dtype), alpha=weight)
+
+    def check(self, upload: dict[str, Tensor]) -> None:
+        """Refuse a decoded upload with which the sum could overflow.
+
+        Raises:
+            FlgenError: It could.
+        """
+        for name, tensor in upload.items():
+            if self._total_dtype(tensor.dtype) == torch.int64:
+                self._check_range(name, tensor, self.fraction_bits if tensor.is_floating_point() else 0)
 
     def _add_fixed_point(self, total: Tensor, tensor: Tensor, weight: int) -> None:
         wide = torch.promote_types(tensor.dtype, torch.float32)  # holds the product: its factor is a power of two

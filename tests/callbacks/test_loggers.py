@@ -1,18 +1,20 @@
 import json
 import os
-import struct
 import subprocess
 import sys
-import zlib
 
 import numpy as np
 import pytest
 import torch
+from forked_commands import run_forked
 from jsonargparse import ArgumentParser
 from PIL import Image
+from wandb_file import wandb_files
 
 from flgen.callbacks import RunLogger, TensorBoardLogger, WandbLogger, close_loggers, log_image_grid, run_id
+from flgen.callbacks.loggers import grouping_keys
 from flgen.errors import FlgenError
+from flgen.experiment.records import write_partition
 
 NOBODY_LISTENS_THERE = "http://127.0.0.1:9"
 
@@ -21,6 +23,7 @@ import json, os, sys
 from pathlib import Path
 import torch
 from flgen.callbacks import WandbLogger, close_loggers, log_image_grid, run_id
+from flgen.experiment.records import MetricsTable
 
 def run(folder, first_round, rounds, resume_id=None, exit_code=0, **options):
     folder.mkdir(exist_ok=True)
@@ -28,7 +31,9 @@ def run(folder, first_round, rounds, resume_id=None, exit_code=0, **options):
     configured = WandbLogger(project="digits", tags=["small"], **options)
     logger = configured.open(folder, config, "first", resume_id, first_round)
     for round in range(first_round, first_round + rounds):
-        logger.log_metrics({"train/loss": 1.0 / round, "comm/up_bytes": 4100 * round}, step=round)
+        sent = {"comm/up_bytes": 4100 * round, "comm/bytes": 10}
+        logger.log_metrics({"train/loss": 1.0 / round, "test/accuracy": abs(2 - round), **sent}, step=round)
+        MetricsTable(folder / "metrics.csv").write(round, {"comm/bytes": 10})
     log_image_grid(logger, "samples", torch.full((1, 6, 9), 77, dtype=torch.uint8), round)
     (folder / f"id-{first_round}").write_text(json.dumps(run_id(logger)))
     close_loggers([logger], exit_code)
@@ -48,58 +53,9 @@ run_forked(folder / "forked", 201, 3, resume_id=identifier, exit_code=1, offline
 os.environ["WANDB_MODE"] = "disabled"
 run_forked(folder / "disabled", 1, 2, offline=True)
 os.environ["WANDB_MODE"] = "offline"
+os.environ["WANDB_RUN_GROUP"] = "sweep of today"
 run(folder / "direct", 1, 2)
 """
-
-
-class WandbFile:
-    """The records in a run-*.wandb file: a log of protobuf messages, cut into pieces that never cross 32 KiB blocks."""
-
-    BLOCK, HEAD = 32768, struct.Struct("<IHB")  # of a piece: checksum, length, and which part of a message it is
-    WHOLE, FIRST, _MIDDLE, LAST = 1, 2, 3, 4
-
-    def __init__(self, path):
-        from wandb.proto.wandb_internal_pb2 import Record
-
-        self.records = []
-        content = path.read_bytes()
-        assert content.startswith(b":W&B")
-        position, message = 7, b""
-        while position + self.HEAD.size <= len(content):
-            rest_of_block = self.BLOCK - position % self.BLOCK
-            if rest_of_block < self.HEAD.size:
-                position += rest_of_block
-                continue
-            checksum, length, part = self.HEAD.unpack_from(content, position)
-            position += self.HEAD.size
-            piece = content[position : position + length]
-            position += length
-            assert zlib.crc32(bytes([part]) + piece) == checksum
-            message = piece if part in (self.WHOLE, self.FIRST) else message + piece
-            if part in (self.WHOLE, self.LAST):
-                record = Record()
-                record.ParseFromString(message)
-                self.records.append(record)
-
-    def of_kind(self, kind):
-        return [getattr(record, kind) for record in self.records if record.WhichOneof("record_type") == kind]
-
-    @staticmethod
-    def values(items):
-        return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
-
-    @property
-    def history(self):
-        return [self.values(row.item) for row in self.of_kind("history")]
-
-    @property
-    def config(self):
-        run = self.of_kind("run")[0]
-        return self.values(run.config.update)
-
-    @property
-    def exit_codes(self):
-        return [record.exit_code for record in self.of_kind("exit")]
 
 
 @pytest.fixture(scope="module")
@@ -119,12 +75,11 @@ def offline_environment(tmp_path_factory):
 @pytest.fixture(scope="module")
 def wandb_runs(tmp_path_factory, offline_environment):
     folder = tmp_path_factory.mktemp("runs")
-    subprocess.run([sys.executable, "-c", RUNS, str(folder)], env=offline_environment, check=True, timeout=120)
+    (folder / "runs.py").write_text(RUNS)
+    unset = {name: None for name in os.environ if name not in offline_environment}
+    done = run_forked(["runs.py", str(folder)], folder, {**unset, **offline_environment})
+    assert done.returncode == 0, done.stderr
     return folder
-
-
-def wandb_files(folder):
-    return [WandbFile(path) for path in sorted(folder.glob("wandb/offline-run-*/run-*.wandb"), key=os.path.getmtime)]
 
 
 def test_offline_wandb_keeps_every_row_of_a_forked_process(wandb_runs):
@@ -171,6 +126,41 @@ def test_a_resumed_run_continues_under_its_id_and_reports_its_failure(wandb_runs
     assert after.exit_codes == [1]
 
 
+def test_the_summary_has_the_best_value_of_a_quality_and_the_last_of_everything(wandb_runs):
+    file, _ = wandb_files(wandb_runs / "forked")
+    assert file.summary["train/loss"] == {"min": 1 / 200, "last": 1 / 200}
+    assert file.summary["test/accuracy"] == {"max": 198, "last": 198}
+    assert file.summary["comm/up_bytes"] == 820_000
+    (short,) = wandb_files(wandb_runs / "direct")
+    assert short.summary["test/accuracy"] == {"max": 1, "last": 0}
+
+
+def test_bytes_are_summed_over_rounds_and_over_a_resume(wandb_runs):
+    before, after = wandb_files(wandb_runs / "forked")
+    assert [row["comm/bytes_so_far"] for row in before.history[:3]] == [10, 20, 30]
+    assert [row["comm/bytes_so_far"] for row in after.history] == [2010, 2020, 2030]
+
+
+def test_runs_of_one_group_are_told_apart_by_flat_keys(wandb_runs):
+    forked, _ = wandb_files(wandb_runs / "forked")
+    (direct,) = wandb_files(wandb_runs / "direct")
+    assert forked.config["method_name"] == "Prism"
+    assert (forked.of_kind("run")[0].run_group, direct.of_kind("run")[0].run_group) == ("", "sweep of today")
+
+
+def test_the_flat_keys_have_short_names(tmp_path):
+    config = {
+        "seed_everything": 3,
+        "method": {"class_path": "flgen.FedAvg", "init_args": {}},
+        "model": [{"class_path": "flgen.SmallCNN"}, {"class_path": "mine.Net"}, {"class_path": "flgen.SmallCNN"}],
+        "data": {"class_path": "flgen.Digits", "init_args": {}},
+    }
+    found = {"method_name": "FedAvg", "model_name": "SmallCNN+Net", "data_name": "Digits", "seed": 3}
+    assert grouping_keys(config, tmp_path) == found
+    write_partition(tmp_path / "partition.csv", np.ones((7, 2), dtype=np.int64), ["a", "b"])
+    assert grouping_keys(config, tmp_path) == {**found, "clients": 7}
+
+
 def test_wandb_mode_offline_in_the_environment_is_enough(wandb_runs):
     (file,) = wandb_files(wandb_runs / "direct")
     assert [row["round"] for row in file.history] == [1, 2]
@@ -178,7 +168,7 @@ def test_wandb_mode_offline_in_the_environment_is_enough(wandb_runs):
 
 
 def test_wandb_mode_disabled_writes_nothing_even_where_offline_is_configured(wandb_runs):
-    assert [path.name for path in (wandb_runs / "disabled").iterdir()] == ["id-1"]
+    assert sorted(path.name for path in (wandb_runs / "disabled").iterdir()) == ["id-1", "metrics.csv"]
     assert json.loads((wandb_runs / "disabled" / "id-1").read_text()) is None
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flgen.commands.child_process import has_checkpoint, remove_unstarted, run_flgen
+from flgen.commands.child_process import run_flgen
 
 
 def test_the_exit_status_is_that_of_the_command() -> None:
@@ -61,15 +61,3 @@ def test_a_command_does_not_outlive_the_one_that_started_it(tmp_path: Path) -> N
         while child.exists() and time.monotonic() < deadline:
             time.sleep(0.01)
     assert not child.exists()
-
-
-def test_only_a_run_without_any_checkpoint_is_removed(tmp_path: Path) -> None:
-    begun, stopped, other = (tmp_path / name for name in ("begun", "stopped", "other"))
-    (begun / "checkpoints" / "round-00001").mkdir(parents=True)
-    (stopped / "checkpoints").mkdir(parents=True)
-    other.mkdir()
-    for folder in (begun, stopped, other, tmp_path / "missing"):
-        remove_unstarted(folder)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "other"]
-    assert has_checkpoint(begun)
-    assert not has_checkpoint(other)

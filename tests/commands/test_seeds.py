@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from flgen.commands import seeds
+from flgen.commands.finished_runs import differing_options
 from flgen.commands.sections import federated_sections, parse_command
-from flgen.commands.seeds import OPTIONS, differing_options, run_seeds, take_seed
+from flgen.commands.seeds import OPTIONS, run_seeds, take_seed
 from flgen.errors import FlgenError, UsageError
 from flgen.experiment.config import Configuration, to_yaml
 from flgen.experiment.records import EventLog, MetricsTable, read_events
@@ -73,7 +74,7 @@ def test_every_seed_is_a_run_of_its_own_on_one_partition(
 ) -> None:
     assert fit("--seeds=[0,1,2]") == 0
     assert started == [
-        {"seed_everything": seed, "partition_seed": 0, "ckpt_path": None, "run_dir": f"{tmp_path}/runs/seed-{seed}"}
+        {"seed_everything": seed, "partition_seed": 0, "ckpt_path": "auto", "run_dir": f"{tmp_path}/runs/seed-{seed}"}
         for seed in (0, 1, 2)
     ]
     # gptfl.md, section 10, check 12
@@ -97,11 +98,23 @@ def test_what_is_finished_is_not_repeated_and_what_was_stopped_goes_on(
     started.clear()
     assert fit("--seeds=[1,0,2]") == 0
     assert f"seed 1: done before ({tmp_path}/runs/seed-1)" in capsys.readouterr().out
-    assert [(told["seed_everything"], told["ckpt_path"]) for told in started] == [(0, "last"), (2, None)]
+    assert [(told["seed_everything"], told["ckpt_path"]) for told in started] == [(0, "auto"), (2, "auto")]
     assert {told["partition_seed"] for told in started} == {1}  # the first seed's
     started.clear()
     fit("--seeds=[1,0,2]")
     assert started == []
+
+
+def test_a_finished_run_that_was_taken_up_from_an_earlier_round_is_not_finished(
+    fit: Fit, started: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    fit("--seeds=[0]")
+    events = EventLog(tmp_path / "runs" / "seed-0" / "events.jsonl")
+    events.write("resume", round=2)
+    events.write("stopped", round=1)
+    started.clear()
+    fit("--seeds=[0]", "--ckpt_path=auto")
+    assert [told["run_dir"] for told in started] == [f"{tmp_path}/runs/seed-0"]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +143,7 @@ def test_more_rounds_go_on_with_all_seeds(fit: Fit, started: list[dict[str, Any]
     started.clear()
     with pytest.raises(FlgenError, match=r"has 2 rounds, --trainer.rounds is 3"):  # here runs always end after two
         fit("--seeds=[0]", "--trainer.rounds=3")
-    assert [told["ckpt_path"] for told in started] == ["last"]
+    assert [told["ckpt_path"] for told in started] == ["auto"]
 
 
 def end_by_budget(configuration: Configuration, rounds: int) -> None:
@@ -188,17 +201,6 @@ def test_a_run_that_was_taken_up_again_after_its_budgets_end_is_not_finished(
     assert started == [0, 0]
 
 
-def test_what_was_stopped_before_its_first_checkpoint_begins_anew(
-    fit: Fit, started: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    left = tmp_path / "runs" / "seed-0"
-    (left / "checkpoints").mkdir(parents=True)
-    (left / "old").touch()
-    fit("--seeds=[0]")
-    assert not (left / "old").exists()
-    assert started[0]["ckpt_path"] is None
-
-
 def test_a_run_that_fails_ends_the_command_with_its_status(
     fit: Fit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -246,10 +248,10 @@ def test_runs_of_another_experiment_are_not_mixed_in(fit: Fit, started: list[dic
 
 
 def test_sizes_that_the_data_set_gave_and_a_run_without_seeds_are_the_same_experiment() -> None:
-    asked = {**parsed().resolved(), "partition_seed": 3}
+    asked = parsed("--seed_everything=3").resolved()
     written = parsed("--model.image_size=8", "--seed_everything=3").resolved()
     assert list(differing_options(written, asked)) == []
-    assert list(differing_options({**written, "seed_everything": 4}, asked)) == ["partition_seed"]
+    assert list(differing_options({**written, "seed_everything": 4}, asked)) == ["seed_everything", "partition_seed"]
 
 
 def test_another_division_of_clients_or_sampling_ratio_is_another_experiment() -> None:
@@ -299,7 +301,9 @@ def test_an_index_must_be_a_place_in_the_list(index: str) -> None:
         take_seed(parsed(f"--seed_index={index}"))
 
 
-@pytest.mark.parametrize("environment", [{"WORLD_SIZE": "2"}, {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"}])
+@pytest.mark.parametrize(
+    "environment", [{"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2"}, {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"}]
+)
 def test_several_processes_do_not_each_start_all_runs(
     environment: dict[str, str], fit: Fit, started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked_commands import ForkedCommand, run_forked
 from PIL import Image
 
 from flgen.cli import main
@@ -49,19 +49,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def start(tmp_path: Path) -> Iterator[Callable[..., ForkedCommand]]:
     """Start a synthesis that would take long, and wait until some samples are there."""
     (tmp_path / "slow.py").write_text(SLOW)
-    started: list[subprocess.Popen[str]] = []
+    started: list[ForkedCommand] = []
 
-    def begin(*arguments: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flgen.cli", "synthesize", *SMALL, "--synthesizer=slow.Slow", *arguments],
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def begin(*arguments: str) -> ForkedCommand:
+        process = ForkedCommand(["synthesize", *SMALL, "--synthesizer=slow.Slow", *arguments], tmp_path)
         started.append(process)
         deadline = time.monotonic() + 90
         while not len(list((tmp_path / "set" / "partial").glob("*.tar"))) > 3:
@@ -72,9 +66,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     yield begin
     for process in started:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +76,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     prompts = [{"label": str(n), "class_id": n, "prompt": f"{word} {n}"} for n in range(10) for word in ("the", "a")]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
-    command = [sys.executable, "-m", "flgen.cli", "synthesize", *SMALL, "--prompts=prompts.jsonl", "--per_class=6"]
+    command = ["synthesize", *SMALL, "--prompts=prompts.jsonl", "--per_class=6"]
     options = ["--samples_per_shard=25", "--output=set", "--trainer.devices=1"]
-    done = subprocess.run([*command, *options], cwd=folder, capture_output=True, text=True, timeout=120)
+    done = run_forked([*command, *options], folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "60 samples of 10 classes: set\ncontact sheet: set/contact-sheet.png\n"
     return folder

@@ -18,8 +18,10 @@ from torch import Tensor
 
 from flgen.errors import FlgenError
 from flgen.experiment.checkpoints import (
+    DIGEST,
     FileRecord,
     checkpoint_name,
+    checkpoint_to_continue,
     find_checkpoint,
     finish_checkpoint,
     open_checkpoint,
@@ -177,8 +179,32 @@ def test_a_manifest_that_cannot_be_read_is_named(text: str, tmp_path: Path) -> N
 
 
 def change_manifest(path: Path, **changes: Any) -> None:
+    """Change a manifest as somebody does who knows how: without its own digest, as earlier versions wrote it."""
     manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["blake2b"]
     (path / "manifest.json").write_text(json.dumps(manifest | changes))
+
+
+def test_a_flipped_bit_in_a_manifest_changes_nothing_or_is_noticed(tmp_path: Path) -> None:
+    path = write(tmp_path, 1)
+    whole = (path / "manifest.json").read_bytes()
+    right = open_checkpoint(path)
+    for position in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << position % 7
+        (path / "manifest.json").write_bytes(damaged)
+        try:
+            found = open_checkpoint(path)
+        except FlgenError:
+            continue
+        assert found == right
+
+
+def test_a_manifest_without_a_digest_is_that_of_an_earlier_version(tmp_path: Path) -> None:
+    path = write(tmp_path, 1)
+    right = open_checkpoint(path)
+    change_manifest(path)
+    assert open_checkpoint(path) == right
 
 
 def test_a_newer_format_is_named(tmp_path: Path) -> None:
@@ -308,3 +334,34 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("a file")
     with pytest.raises(FlgenError, match="cannot be written"):
         start_checkpoint(tmp_path / "checkpoints", 1)
+
+
+@pytest.mark.parametrize("ckpt_path", ["auto", "last"])
+def test_a_checkpoint_of_another_version_is_not_passed_over(ckpt_path: str, tmp_path: Path) -> None:
+    write(tmp_path / "checkpoints", 1)
+    manifest = write(tmp_path / "checkpoints", 2) / "manifest.json"
+    theirs = {**json.loads(manifest.read_text()), "format": 99}
+    del theirs[DIGEST]
+    manifest.write_text(json.dumps(theirs))
+    with pytest.raises(FlgenError, match=r"has format 99, this flgen reads format 1: use the flgen that wrote it"):
+        checkpoint_to_continue(ckpt_path, tmp_path)
+
+
+def test_auto_is_the_newest_good_one_or_a_fresh_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert checkpoint_to_continue("auto", tmp_path) is None
+    assert checkpoint_to_continue(None, tmp_path) is None
+    for round in (1, 2):
+        (write(tmp_path / "checkpoints", round) / "server.pt").touch()
+    newest = checkpoint_to_continue("auto", tmp_path)
+    assert newest is not None
+    assert newest.round == 2
+    (newest.path / "server.pt").write_bytes(b"torn")
+    older = checkpoint_to_continue("auto", tmp_path)
+    assert older is not None
+    assert older.round == 1
+    (older.path / "server.pt").write_bytes(b"torn")
+    with caplog.at_level(logging.WARNING, logger="flgen"):
+        assert checkpoint_to_continue("auto", tmp_path) is None
+    assert "server.pt is missing or not what was written" in caplog.text
+    with pytest.raises(FlgenError, match="anew in this one with --ckpt_path auto"):
+        checkpoint_to_continue("last", tmp_path)

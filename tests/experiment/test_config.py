@@ -538,10 +538,15 @@ def test_what_must_be_given_is_named(given: list[str], missing: str, parsed: Par
         parsed(*given, base=None)
 
 
-def test_options_before_their_class_are_told_the_order(parsed: Parse) -> None:
+def test_options_of_no_class_are_told_to_name_one(parsed: Parse) -> None:
     expected = "--model.width: name the class first, by --model CLASS or in a --config before it"
     with pytest.raises(UsageError, match=f"^{expected}$"):
-        parsed("--model.width=3", "--model=Net", base=None)
+        parsed("--model.width=3", base=None)
+
+
+def test_options_may_stand_before_their_class(parsed: Parse) -> None:
+    values = parsed("--model.width=3", "--method=Prune", "--model=Net", base=None).values
+    assert values.model.init_args.width == 3
 
 
 @pytest.mark.parametrize(

@@ -92,3 +92,30 @@ def test_an_earlier_configuration_is_kept_under_the_rounds_it_was_for(tmp_path: 
     assert folder.config.read_text() == "rounds: 6\n"
     assert (tmp_path / "config-until-round-00003.yaml").read_text() == "rounds: 3\n"
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_a_run_left_before_its_first_checkpoint_may_be_begun_anew(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create()
+    folder.write_config("seed_everything: 0\n", before_round=1)
+    folder.check_new(begun=True)
+    other = RunFolder(tmp_path / "photos")
+    other.path.mkdir()
+    (other.path / "holiday.png").touch()
+    with pytest.raises(FlgenError, match="already exists"):
+        other.check_new(begun=True)
+
+
+def test_what_a_killed_process_was_writing_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create()
+    kept = [folder.metrics, folder.samples / "round-00001.png", folder.checkpoints / "round-00001" / "server.pt"]
+    left = [folder.path / ".metrics.csv.77.tmp", folder.samples / ".round-00002.png.77.tmp"]
+    left += [folder.path / f".state-rank-{rank}" / "client-000000-1.pt" for rank in (0, 3)]
+    for file in [*kept, *left]:
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    folder.create()
+    assert all(file.exists() for file in kept)
+    assert not any(file.exists() for file in left)
+    assert not list(folder.path.glob(".state*"))

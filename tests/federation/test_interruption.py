@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from flgen.federation.interruption import StopRequest
+from flgen.federation.interruption import StopRequest, die_with_parent
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -49,3 +49,13 @@ def test_listeners_may_be_nested() -> None:
         assert (bool(outer), bool(inner)) == (False, True)
         os.kill(os.getpid(), signal.SIGTERM)
     assert outer
+
+
+@pytest.mark.parametrize("parent_lives", [True, False])
+def test_who_finds_its_parent_dead_already_dies_too(parent_lives: bool) -> None:
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:
+        die_with_parent(parent if parent_lives else parent + 1)
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (7 if parent_lives else -signal.SIGKILL)

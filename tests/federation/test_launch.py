@@ -284,6 +284,64 @@ def test_no_rank_outlives_a_killed_job(tmp_path: Path) -> None:
         wait_until(lambda: not any(is_running(pid) for pid in job.ranks_pids))
 
 
+@pytest.mark.parametrize("forked", [False, True])
+def test_a_stop_signal_that_comes_before_the_work_is_not_forgotten(
+    forked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fabric = fabric_of(2)
+    # Each rank while it is being connected, or the process that is about to fork them.
+    where, what = (fabric.strategy, "setup_environment") if forked else (fabric.strategy.launcher, "launch")
+    go_on = getattr(where, what)
+
+    def after_a_signal(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return go_on(*arguments, **options)
+
+    monkeypatch.setattr(where, what, after_a_signal)
+
+    def work(stop: StopRequest) -> list[int]:
+        received = [0, 0]
+        dist.all_gather_object(received, stop.signal_number)
+        return received
+
+    assert launch(fabric, work) == [signal.SIGTERM] * 2
+
+
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+SRUN = {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_ID": "0"}
+SRUN |= {"SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}  # sbatch's 4
+SRUN |= {"SLURM_NODEID": "0"}
+
+
+def fails_to_connect(started: dict[str, str], reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launch as one of two processes that something else has started, and let making the group fail."""
+
+    def fail() -> None:
+        raise RuntimeError(reason)
+
+    for name, value in {**started, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    fabric = fabric_of(2)
+    monkeypatch.setattr(fabric.strategy, "setup_environment", fail)
+    launch(fabric, lambda stop: None)
+
+
+@pytest.mark.parametrize("started", [TORCHRUN, SRUN])
+@pytest.mark.parametrize("reason", ["Gloo connectFullMesh failed with [pair.cc:1]\nno route", "Timed out after 2 s"])
+def test_processes_that_cannot_be_connected_are_one_line(
+    started: dict[str, str], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(FlgenError, match=r"^the processes did not find each other at 127\.0\.0\.1:29500: ") as failure:
+        fails_to_connect(started, reason, monkeypatch)
+    assert "\n" not in str(failure.value)
+    assert str(failure.value).endswith(" ".join(reason.split()))
+
+
+def test_a_mistake_in_the_program_is_not_taken_for_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match=r"^no such buffer$"):
+        fails_to_connect(TORCHRUN, "no such buffer", monkeypatch)
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [

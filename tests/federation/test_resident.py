@@ -584,3 +584,13 @@ def test_only_images_can_be_moved_about() -> None:
     says = "--method.training.augmentation crop_flip moves images, but --data Words holds words: use .* none$"
     with pytest.raises(UsageError, match=says):
         ResidentModel(Net(), Words(), fabric, LocalTraining(augmentation="crop_flip"))
+
+
+def test_a_module_that_cannot_take_the_data_says_so_in_one_line_before_the_first_round(make: Make) -> None:
+    module = Net()
+    module.hidden = nn.Linear(17, 5)
+    says = (
+        r"^--model Net: training_step fails on a sample of --data Images, \(1, 1, 4, 4\): RuntimeError: mat1 and .*\)$"
+    )
+    with pytest.raises(UsageError, match=says):
+        make(module=module)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from forked_commands import run_forked
 from small_runs import CONFIGS, DIGITS, QUICK, Flgen
 
 from flgen.commands.pipeline import OUTPUTS
@@ -57,6 +57,30 @@ def test_evaluate_measures_the_checkpoint_as_the_fit_did(finished: Path, flgen: 
     logged = read_metrics(finished / "metrics.csv")[-1]
     assert measured["fid/digits"] == logged["fid/digits"]
     assert f"fid/digits {measured['fid/digits']:.6g}" in done.stdout
+
+
+def test_an_existing_run_folder_is_not_overwritten(finished: Path, flgen: Flgen) -> None:
+    before = (finished / "metrics.csv").read_bytes()
+    done = flgen("fit", "--config", DIGITS, *QUICK, "--run_dir", str(finished))
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"flgen: error: run folder {finished} already exists: continue it with --ckpt_path last, or choose another "
+        "--run_dir\n"
+    )
+    assert (finished / "metrics.csv").read_bytes() == before
+
+
+def test_a_damaged_checkpoint_is_refused_by_name_and_passed_over_by_last(
+    finished: Path, flgen: Flgen, tmp_path: Path
+) -> None:
+    run = tmp_path / "copy"
+    shutil.copytree(finished, run)
+    server = run / "checkpoints" / "round-00002" / "server.pt"
+    server.write_bytes(server.read_bytes()[:-100])
+    for name, message in (("round-00002", "is damaged: server.pt"), ("last", "no usable checkpoint")):
+        done = flgen("sample", "--ckpt_path", str(run / "checkpoints" / name))
+        assert done.returncode == 1
+        assert message in done.stderr.splitlines()[-1]
 
 
 def test_sample_draws_a_grid_of_any_kind(finished: Path, flgen: Flgen, tmp_path: Path) -> None:
@@ -130,7 +154,11 @@ def test_the_vgg_loss_trains_from_a_file_of_weights(flgen: Flgen, tmp_path: Path
 
 
 PIPELINES = sorted(path.name for path in CONFIGS.glob("*.yaml") if "\nstages:" in path.read_text())
-SINGLE_RUNS = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml") if path.name not in PIPELINES)
+SINGLE_RUNS = sorted(
+    str(path.relative_to(CONFIGS))
+    for path in CONFIGS.rglob("*.yaml")
+    if path.name not in PIPELINES and path.parent.name != "sweeps"
+)
 
 
 @pytest.mark.parametrize("config", PIPELINES)
@@ -170,7 +198,7 @@ from flgen.methods.own_networks import OwnNetworks
 
 sections = federated_sections()
 parser = build_parser(sections, {}, "")
-files = [[argument for file in run for argument in ("--config", file)] for run in json.load(sys.stdin)]
+files = [[argument for file in run for argument in ("--config", file)] for run in json.loads(sys.argv[1])]
 for configuration in [parse(parser, arguments, sections) for arguments in files]:
     built = configuration.build()
     method, data, trainer = built.method, built.data, built.trainer
@@ -185,18 +213,19 @@ for configuration in [parse(parser, arguments, sections) for arguments in files]
 """
 
 
-def started(runs: list[list[Path]]) -> list[str]:
+def started(runs: list[list[Path]], folder: Path) -> list[str]:
     """Prepare runs of these configurations, all in one process; return the method and the number of clients of each.
 
     What a fit refuses before its first round, it refuses here.
     """
+    (folder / "start.py").write_text(START)
     asked = json.dumps([[str(path) for path in files] for files in runs])
-    done = subprocess.run([sys.executable, "-c", START], input=asked, capture_output=True, text=True, timeout=120)
+    done = run_forked(["start.py", asked], folder)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
-def test_every_baseline_starts_on_the_digits_experiment() -> None:
+def test_every_baseline_starts_on_the_digits_experiment(tmp_path: Path) -> None:
     overlays = sorted((CONFIGS / "baselines").glob("*.yaml"))
     baselines = [[CONFIGS / "dispfl_digits.yaml", path] for path in overlays if family(path) == "dispfl"]
     methods = [
@@ -220,10 +249,10 @@ def test_every_baseline_starts_on_the_digits_experiment() -> None:
         "Scaffold",
         "SubFedAvg",
     ]
-    assert started(baselines) == [f"{method} 10" for method in methods]
+    assert started(baselines, tmp_path) == [f"{method} 10" for method in methods]
 
 
-def test_every_method_for_different_networks_starts_on_the_digits_experiment_of_fedktl() -> None:
+def test_every_method_for_different_networks_starts_on_the_digits_experiment_of_fedktl(tmp_path: Path) -> None:
     baselines, generators = (sorted((CONFIGS / folder).glob("*.yaml")) for folder in ("baselines", "generators"))
     overlays = [path for path in [*baselines, *generators] if family(path) == "fedktl"]
     digits = CONFIGS / "fedktl_digits.yaml"
@@ -240,11 +269,12 @@ def test_every_method_for_different_networks_starts_on_the_digits_experiment_of_
         "LGFedAvg",
         "Local",
     ]
-    assert started(runs) == [f"{method} 10" for method in [*methods, *["FedKTL"] * len(generators)]]
+    assert started(runs, tmp_path) == [f"{method} 10" for method in [*methods, *["FedKTL"] * len(generators)]]
 
 
-def test_every_rival_of_prism_starts_on_its_digits_experiment() -> None:
+def test_every_rival_of_prism_starts_on_its_digits_experiment(tmp_path: Path) -> None:
     overlays = [path for path in sorted((CONFIGS / "baselines").glob("*.yaml")) if family(path) == "prism"]
     methods = [yaml.safe_load(path.read_text())["method"]["class_path"] for path in overlays]
     assert {"FedAvgGenerator", "DPFedAvgGAN"} <= set(methods)
-    assert started([[CONFIGS / "prism_digits.yaml", path] for path in overlays]) == [f"{name} 10" for name in methods]
+    runs = [[CONFIGS / "prism_digits.yaml", path] for path in overlays]
+    assert started(runs, tmp_path) == [f"{name} 10" for name in methods]

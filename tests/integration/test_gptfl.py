@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from forked_commands import run_forked
 
 CONFIG = Path(__file__).parents[2] / "configs" / "gptfl_digits.yaml"
 
@@ -33,10 +32,7 @@ def smaller() -> dict[str, Any]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gptfl")
     (folder / "plan.yaml").write_text(yaml.safe_dump(smaller()))
-    command = [sys.executable, "-m", "flgen.cli", "pipeline", "--config", str(folder / "plan.yaml")]
-    done = subprocess.run(
-        [*command, "--run_dir", str(folder / "run")], capture_output=True, text=True, timeout=500, cwd=folder
-    )
+    done = run_forked(["pipeline", "--config", "plan.yaml", "--run_dir", str(folder / "run")], folder, timeout_s=300)
     assert done.returncode == 0, done.stderr
     return folder / "run"
 

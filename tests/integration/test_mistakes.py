@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import CONFIGS, DIGITS, QUICK, Flgen
+from small_runs import CONFIGS, DIGITS, Flgen
 
 MISTAKES = {
     "unknown key": (
@@ -102,27 +101,3 @@ def test_a_mistake_about_peers_is_one_line_and_leaves_nothing_behind(name: str, 
     done = flgen("fit", "--config", str(CONFIGS / "dispfl_digits.yaml"), "--run_dir=run", *arguments)
     check_mistake(done, 2, pattern, tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-def test_an_existing_run_folder_is_not_overwritten(finished: Path, flgen: Flgen) -> None:
-    before = (finished / "metrics.csv").read_bytes()
-    done = flgen("fit", "--config", DIGITS, *QUICK, "--run_dir", str(finished))
-    assert done.returncode == 1
-    assert done.stderr == (
-        f"flgen: error: run folder {finished} already exists: continue it with --ckpt_path last, or choose another "
-        "--run_dir\n"
-    )
-    assert (finished / "metrics.csv").read_bytes() == before
-
-
-def test_a_damaged_checkpoint_is_refused_by_name_and_passed_over_by_last(
-    finished: Path, flgen: Flgen, tmp_path: Path
-) -> None:
-    run = tmp_path / "copy"
-    shutil.copytree(finished, run)
-    server = run / "checkpoints" / "round-00002" / "server.pt"
-    server.write_bytes(server.read_bytes()[:-100])
-    for name, message in (("round-00002", "is damaged: server.pt"), ("last", "no usable checkpoint")):
-        done = flgen("sample", "--ckpt_path", str(run / "checkpoints" / name))
-        assert done.returncode == 1
-        assert message in done.stderr.splitlines()[-1]

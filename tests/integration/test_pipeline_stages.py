@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from forked_commands import run_forked
 
 PLAN: dict[str, Any] = {
     "stages": {
@@ -35,17 +36,23 @@ PLAN: dict[str, Any] = {
 }
 
 
-def pipeline(folder: Path, plan: dict[str, Any], *more: str) -> subprocess.CompletedProcess[str]:
+def typed(folder: Path, plan: dict[str, Any], *more: str) -> list[str]:
+    """Write the plan and return what is typed after `flgen` to run it."""
     config = folder / "plan.yaml"
     config.write_text(yaml.safe_dump(plan))
-    command = [sys.executable, "-m", "flgen.cli", "pipeline", "--config", str(config), "--run_dir", str(folder / "run")]
-    return subprocess.run([*command, *more], capture_output=True, text=True, timeout=120)
+    return ["pipeline", "--config", str(config), "--run_dir", str(folder / "run"), *more]
+
+
+def pipeline(folder: Path, plan: dict[str, Any], *more: str) -> subprocess.CompletedProcess[str]:
+    return run_forked(typed(folder, plan, *more), folder)
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A finished pipeline, which was started from nothing, as were its stages."""
     folder = tmp_path_factory.mktemp("pipeline")
-    return folder, pipeline(folder, PLAN)
+    command = [sys.executable, "-m", "flgen.cli", *typed(folder, PLAN)]
+    return folder, subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 def test_stages_run_in_the_order_of_their_needs(done) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forked_commands import ForkedCommand
 from small_runs import DIGITS, QUICK, Flgen
 
 from flgen.experiment.checkpoints import find_checkpoint
@@ -22,18 +21,12 @@ from flgen.experiment.records import read_events
 @pytest.fixture
 def start(tmp_path: Path) -> Any:
     """Start a fit that would take long, wait for its second round, and see to it that nothing of it is left."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[ForkedCommand] = []
 
-    def begin(*arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "flgen.cli", "fit", "--config", DIGITS, *QUICK, "--trainer.rounds=1000"]
+    def begin(*arguments: str) -> ForkedCommand:
+        command = ["fit", "--config", DIGITS, *QUICK, "--trainer.rounds=1000"]
         slow = ("--method.local_steps=20", "--evaluation.extractors=[]", "--evaluation.every=1000", "--run_dir=run")
-        process = subprocess.Popen(
-            [*command, *slow, "--trainer.checkpoint_every=1", *arguments],
-            cwd=tmp_path,
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        process = ForkedCommand([*command, *slow, "--trainer.checkpoint_every=1", *arguments], tmp_path)
         started.append(process)
         deadline = time.monotonic() + 60
         while not (tmp_path / "run" / "checkpoints" / "round-00002").exists():
@@ -44,12 +37,11 @@ def start(tmp_path: Path) -> Any:
 
     yield begin
     for process in started:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        process.kill()
+        process.wait()
 
 
-def children(process: subprocess.Popen[str]) -> list[int]:
+def children(process: ForkedCommand) -> list[int]:
     return [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
@@ -60,8 +52,9 @@ def alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize(
+    ("number", "devices"), [(signal.SIGTERM, 1), (signal.SIGTERM, 2), (signal.SIGINT, 1), (signal.SIGUSR1, 2)]
+)
 def test_a_stop_signal_checkpoints_and_the_run_goes_on_as_if_nothing_had_happened(
     number: signal.Signals, devices: int, start: Any, flgen: Flgen, tmp_path: Path
 ) -> None:
@@ -76,7 +69,7 @@ def test_a_stop_signal_checkpoints_and_the_run_goes_on_as_if_nothing_had_happene
 
     more = ("--trainer.checkpoint_every=1", "--method.local_steps=20", "--evaluation.extractors=[]")
     rounds = f"--trainer.rounds={stopped + 1}"
-    for arguments in (("--run_dir=run", "--ckpt_path=last"), ("--run_dir=whole",)):
+    for arguments in (("--run_dir=run", "--ckpt_path=auto"), ("--run_dir=whole", "--ckpt_path=auto")):
         done = flgen("fit", "--config", DIGITS, *QUICK, *more, rounds, "--trainer.devices=2", *arguments)
         assert done.returncode == 0, done.stderr
     resumed, whole = (find_checkpoint(tmp_path / run / "checkpoints" / "last") for run in ("run", "whole"))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from mixed_trial import two_kinds
-from test_laws import assert_same_run, client_states, table
+from same_run import assert_same_run, client_states, table
 
 from flgen import Evaluation
 

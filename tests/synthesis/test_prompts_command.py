@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from endpoint_server import Answer, Asked, EndpointServer, chat_answer
+from forked_commands import ForkedCommand
 
 from flgen.cli import main
 from flgen.synthesis.prompt_file import read_prompt_file
@@ -144,7 +143,7 @@ def test_without_a_key_nothing_is_sent(
     assert server.asked == []
 
 
-def first_label_is_written(process: subprocess.Popen[str], file: Path) -> None:
+def first_label_is_written(process: ForkedCommand, file: Path) -> None:
     """Wait until a run has written its first label."""
     deadline = time.monotonic() + 60
     while not file.exists():
@@ -163,8 +162,7 @@ def test_a_stopped_run_goes_on_and_asks_nothing_twice(
     number: signal.Signals,
     status: int,
 ) -> None:
-    command = [sys.executable, "-m", "flgen.cli", *chat]
-    process = subprocess.Popen(command, env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = ForkedCommand(chat, Path.cwd())
     first_label_is_written(process, tmp_path / "prompts.jsonl")
     process.send_signal(number)
     _, said = process.communicate(timeout=60)

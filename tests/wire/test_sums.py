@@ -101,7 +101,7 @@ def test_floats_that_could_overflow_are_refused(value: float) -> None:
     with pytest.raises(FlgenError, match=r"'x' would overflow.*--method.topology.fraction_bits") as refusal:
         running.add({"x": torch.tensor([0.0, value])}, 1)
     assert "\n" not in str(refusal.value)
-    assert running.totals["x"].tolist() == [0, 0]
+    assert running.totals == {}
 
 
 def test_integers_that_could_overflow_are_refused() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from flgen.commands.plot.runs import (
 )
 from flgen.commands.plot.tables import markdown_table, write_csv
 from flgen.errors import FlgenError, UsageError
+from flgen.experiment.plain_values import json_value
 from flgen.experiment.records import read_ledger, read_metrics, read_partition
 from flgen.figures.communication_curves import draw_communication
 from flgen.figures.paper import figure_files
@@ -179,7 +179,7 @@ def _cost(experiment: Experiment, target: float, metric: str) -> Cost:
 def _label_union(file: str, experiments: Sequence[Experiment]) -> list[OneOffCost]:
     """Return what the label union has cost, once for each number of clients among the runs."""
     try:
-        union = json.loads(Path(file).read_text(encoding="utf-8"))
+        union = json_value(Path(file).read_bytes())
     except (OSError, ValueError) as error:
         raise UsageError(f"--label_union {file} cannot be read: give the labels.json of `flgen labels`") from error
     if not isinstance(union, dict):

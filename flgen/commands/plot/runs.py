@@ -53,7 +53,7 @@ def run_folder(path: str | Path) -> Path:
     run = Path(path)
     if not run.is_dir():
         raise FlgenError(f"{run}: there is no such folder; give a run folder, such as runs/default")
-    if not _is_run(run):
+    if not is_run(run):
         raise FlgenError(
             f"{run} is no run folder (it has neither config.yaml nor metrics.csv): give one, such as runs/default"
         )
@@ -81,7 +81,7 @@ def find_experiments(
     typed: dict[Path, str] = {}
     for path in paths:
         folder = Path(path)
-        seeds = [run for run in sorted(folder.glob(SEEDS), key=_seed) if _is_run(run)]
+        seeds = [run for run in sorted(folder.glob(SEEDS), key=_seed) if is_run(run)]
         runs = seeds or [run_folder(folder)]
         named = folder.parent if not seeds and folder.resolve().match(SEEDS) else folder
         known = found.setdefault(named.resolve(), [])
@@ -222,7 +222,8 @@ def words(metric: str) -> str:
     return metric.replace("/", " ").replace("_", " ")
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds what a run writes."""
     return (folder / "config.yaml").is_file() or (folder / "metrics.csv").is_file()
 
 
