@@ -65,8 +65,8 @@ def check_launcher(devices: int | str, num_nodes: int) -> None:
         spread = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "") if started.by == "srun" else ""
         if "," in spread:
             raise UsageError(
-                f"srun has started {spread} processes on its nodes: give it --ntasks-per-node, so that each node has "
-                "as many as the others"
+                f"srun has started {spread} processes on its nodes, and every node must have as many as the "
+                "others: give --ntasks as a multiple of --nodes, or --ntasks-per-node"
             )
         per_node = started.per_node if devices == "auto" else int(devices)
         if (per_node, num_nodes) != (started.per_node, started.nodes):

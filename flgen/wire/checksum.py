@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 _PIECE = 2**15  # words; what is made on the way then stays in a processor's cache
+_GPU_PIECE = 2**22  # and takes no more than 64 MB of a GPU's memory
 
 
 def checksum(head: bytes, body: Tensor) -> int:
@@ -29,7 +30,7 @@ def checksum(head: bytes, body: Tensor) -> int:
 
 
 def _weighed(words: Tensor) -> int:
-    piece = _PIECE if words.device.type == "cpu" else words.numel()
+    piece = _PIECE if words.device.type == "cpu" else _GPU_PIECE
     weights = torch.arange(1, 2 * min(piece, words.numel()), 2, device=words.device)
     total = words.new_zeros(())
     for number, part in enumerate(words.split(piece)):

@@ -81,7 +81,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sweep_jobs, "LOOK_EVERY_S", 0.02)
     monkeypatch.setattr(sweep_jobs, "PROGRAM", (sys.executable, str(tmp_path / "stand_in.py")))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    for name in ("WORLD_SIZE", "SLURM_NTASKS", "SLURM_STEP_ID", "WANDB_SWEEP_ID"):
+    for name in ("TORCHELASTIC_RUN_ID", "WORLD_SIZE", "SLURM_NTASKS", "SLURM_STEP_ID", "WANDB_SWEEP_ID"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "stand_in.py").write_text(textwrap.dedent(STAND_IN))
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(CONTENT, sort_keys=False))
@@ -211,6 +211,7 @@ def test_what_cannot_be_run_is_one_line(arguments: list[str], said: str, folder:
 def test_one_of_several_processes_does_not_run_a_sweep(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from flgen.commands.sweep import run
 
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match=r"flgen sweep runs one after another, but 2 processes were started for it"):
         run(["sweep.yaml"])

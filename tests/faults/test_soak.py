@@ -103,16 +103,19 @@ def soak(
     """
     arguments = [*arguments, f"--trainer.rounds={rounds}", "--ckpt_path=auto"]
     done = Soak(rounds)
-    began = time.monotonic()
+    began, started = time.monotonic(), time.time()
     with running(folder, [*arguments, "--run_dir=undisturbed"], start) as run:
         ended = run.end(LIMIT_S)
         assert ended.status == 0, ended.printed
     done.undisturbed_s = time.monotonic() - began
 
+    rows = read_metrics(folder / "undisturbed" / "metrics.csv")
+    a_round_s = sum(row["time/round_s"] for row in rows) / rounds
+    a_start_s = what_came_of(folder / "undisturbed", "", 0, started).start_s
     began = time.monotonic()
-    for moment in sorted(dice.sample(range(1, rounds - 2), kills)):
+    for moment in sorted(dice.sample(range(1, rounds - 3), kills)):
         while_starting = dice.randrange(6) == 0
-        delay = dice.uniform(0, 8) if while_starting else dice.uniform(0, done.undisturbed_s / rounds)
+        delay = dice.uniform(0, a_start_s if while_starting else a_round_s)
         before, started = len(beginnings(folder / "run")), time.time()
         with running(folder, [*arguments, "--run_dir=run"], start) as run:
             if not while_starting:

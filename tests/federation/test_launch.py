@@ -326,8 +326,10 @@ def fails_to_connect(started: dict[str, str], reason: str, monkeypatch: pytest.M
     launch(fabric, lambda stop: None)
 
 
-@pytest.mark.parametrize("started", [TORCHRUN, SRUN])
-@pytest.mark.parametrize("reason", ["Gloo connectFullMesh failed with [pair.cc:1]\nno route", "Timed out after 2 s"])
+@pytest.mark.parametrize("started", [TORCHRUN, SRUN], ids=["torchrun", "srun"])
+@pytest.mark.parametrize(
+    "reason", ["Gloo connectFullMesh failed with [pair.cc:1]\nno route", "Timed out after 2 s"], ids=["mesh", "time"]
+)
 def test_processes_that_cannot_be_connected_are_one_line(
     started: dict[str, str], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

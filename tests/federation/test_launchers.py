@@ -93,7 +93,7 @@ def test_a_part_of_a_job_counts_its_own_processes(monkeypatch: pytest.MonkeyPatc
 def test_nodes_with_different_numbers_of_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     uneven = {"SLURM_NTASKS": "3", "SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_NUM_NODES": "2"}
     set_all(monkeypatch, {**PART_OF_A_JOB, **uneven, "SLURM_STEP_TASKS_PER_NODE": "2,1"})
-    with pytest.raises(UsageError, match=r"^srun has started 2,1 processes on its nodes: give it --ntasks-per-node"):
+    with pytest.raises(UsageError, match=r"^srun has started 2,1 processes on its nodes, and .* a multiple of --nodes"):
         check_launcher("auto", 2)
 
 

@@ -12,7 +12,8 @@ def test_forked_ranks_of_several_threads_do_not_wait_for_those_of_their_parent(t
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     command = [sys.executable, "-m", "flgen.cli", "fit", "--method", "FedAvg", "--model", "SmallCNN"]
     command += ["--trainer.rounds", "1", "--trainer.devices", "2", "--trainer.threads_per_rank", "2"]
-    command += ["--partition.clients", "2", "--evaluation.personal", "false", "--run_dir", str(tmp_path / "run")]
+    command += ["--model.width", "8", "--method.training.batch_size", "128", "--partition.clients", "2"]
+    command += ["--evaluation.personal", "false", "--run_dir", str(tmp_path / "run")]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
             _, said = process.communicate(timeout=180)
