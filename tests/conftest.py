@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,16 @@ REPOSITORY = Path(__file__).parent.parent
 def _cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Trained extractors are kept for the session, never in the home folder."""
     os.environ["FLGEN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def _log_of_other_tests() -> Iterator[None]:
+    """The command line takes over flgen's log, which later tests of the same process listen to."""
+    log = logging.getLogger("flgen")
+    handlers, propagate, level = log.handlers, log.propagate, log.level
+    yield
+    log.handlers, log.propagate = handlers, propagate
+    log.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from written_runs import config_of, write_run
 
 from flgen.cli import main
-
-
-@pytest.fixture(autouse=True)
-def _log_of_other_tests() -> Iterator[None]:
-    """The command line takes over flgen's log, which later tests of the same process listen to."""
-    log = logging.getLogger("flgen")
-    handlers, propagate, level = log.handlers, log.propagate, log.level
-    yield
-    log.handlers, log.propagate = handlers, propagate
-    log.setLevel(level)
 
 
 @pytest.fixture

@@ -189,7 +189,7 @@ def test_a_wrong_option_ends_the_job_with_one_line_and_is_not_queued_again(clust
 
 
 def test_a_task_of_an_array_is_queued_again_alone(cluster: Cluster, folder: Path) -> None:
-    stand_in(folder, 'echo "$@" >>said; [ "${SLURM_RESTART_COUNT:-0}" = 1 ] || [ "$4" = 0 ] || exit 138')
+    stand_in(folder, 'echo "$@" >>said; [ "${SLURM_RESTART_COUNT:-0}" = 1 ] || [ "$6" = 0 ] || exit 138')
     job = cluster.submit(folder, "--array=0-2", "slurm/preemptible.sh", "--config=c.yaml")
     assert cluster.wait(f"{job}_0", LIMIT_S) == "COMPLETED"
     whole = [task for task in (1, 2) if cluster.about(f"{job}_{task}")["JobId"] == str(job)]
@@ -199,7 +199,7 @@ def test_a_task_of_an_array_is_queued_again_alone(cluster: Cluster, folder: Path
         cluster.start_now(f"{job}_{task}")
         assert cluster.wait(f"{job}_{task}", LIMIT_S) == "COMPLETED"
     assert [cluster.about(f"{job}_{task}")["Restarts"] for task in range(3)] == ["0", "1", "1"]
-    calls = [f"fit --config=c.yaml --seed_index {task}" for task in range(3)]
+    calls = [f"fit --config=c.yaml --ckpt_path auto --seed_index {task}" for task in range(3)]
     assert sorted((folder / "said").read_text().splitlines()) == sorted([*calls, *calls[1:]])
 
 

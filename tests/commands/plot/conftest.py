@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,6 @@ from flgen.experiment.records import LedgerTable, MetricsTable, write_partition
 from flgen.wire.ledger import LedgerRow
 
 MadeRun = Callable[..., Path]
-
-
-@pytest.fixture(autouse=True)
-def _log_of_other_tests() -> Iterator[None]:
-    """The command line takes over flgen's log, which later tests of the same process listen to."""
-    log = logging.getLogger("flgen")
-    handlers, propagate, level = log.handlers, log.propagate, log.level
-    yield
-    log.handlers, log.propagate = handlers, propagate
-    log.setLevel(level)
 
 
 @pytest.fixture
