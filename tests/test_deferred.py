@@ -12,6 +12,7 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
+from forked_commands import run_forked
 
 from flgen.data import Digits
 from flgen.deferred import LightningDataModule, LightningModule, deferred_module
@@ -150,8 +151,8 @@ def test_instances_and_classes_can_be_pickled() -> None:
 
 def test_a_process_without_an_instance_can_read_one(tmp_path: Path) -> None:
     (tmp_path / "digits").write_bytes(pickle.dumps(Digits(part="public")))
-    code = "import pickle, pathlib; print(pickle.loads(pathlib.Path(sys.argv[1]).read_bytes()).part)"
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; {code}", str(tmp_path / "digits")], capture_output=True, text=True
+    (tmp_path / "read.py").write_text(
+        "import pathlib, pickle; print(pickle.loads(pathlib.Path('digits').read_bytes()).part)"
     )
+    done = run_forked(["read.py"], tmp_path)  # from a process that has made none
     assert done.stdout.strip() == "public", done.stderr

@@ -271,7 +271,7 @@ def _newest_good(folder: Path) -> Checkpoint | None:
         except UnknownFormatError:
             raise  # it may be good: to start afresh would take its place
         except FlgenError as error:
-            log.warning("%s; trying the one before", error)
+            log.warning("%s; trying the one before", str(error).partition("; ")[0])
     return None
 
 

@@ -32,6 +32,7 @@ OWN = ("run_dir", "ckpt_path", "seeds", "seed_index", "sweep", "index", "count",
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _ENVIRONMENT = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
 _ARGS = ("${args}", "${args_no_equals}")
+_MOST_RUNS = 10_000
 _LONGEST_LABEL = 100  # characters of a folder's name
 
 
@@ -87,6 +88,10 @@ class Sweep:
                 raise UsageError(f"{self.path}: a random sweep has no end: give --count N, or run_cap: N in the file")
             return most
         combinations = math.prod(len(parameter.grid() or ()) for parameter in self.parameters)
+        if most is None and combinations > _MOST_RUNS:
+            raise UsageError(
+                f"{self.path}: its grid has {combinations} configurations: give --count N, or run_cap: N in the file"
+            )
         return combinations if most is None else min(combinations, most)
 
     def values(self, index: int, uniform: Callable[[str], float]) -> dict[str, Any]:

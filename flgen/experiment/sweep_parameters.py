@@ -80,6 +80,11 @@ class Parameter:
         if self.kind == "categorical":
             return list(options["values"])
         if self.kind == "int_uniform":
+            if (count := options["max"] - options["min"] + 1) > _MOST_STEPS:
+                raise UsageError(
+                    f"{self.name} has {count} values from min to max, a grid takes {_MOST_STEPS} of them at most: give "
+                    "values, a distribution with steps, or method: random"
+                )
             return list(range(options["min"], options["max"] + 1))
         if self.kind == "q_uniform":  # as W&B has it, the upper end is not among them
             steps = math.ceil((options["max"] - options["min"]) / options["q"])

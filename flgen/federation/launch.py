@@ -170,7 +170,10 @@ def _is_of_the_group(error: RuntimeError) -> bool:
 
 def _why_not_connected(reason: str) -> str:
     main = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-    return f"the processes did not find each other at {main}: {reason}"
+    return (
+        f"the processes did not find each other at {main}: {reason}; start flgen on every node, with the same "
+        "MASTER_ADDR and MASTER_PORT"
+    )
 
 
 def _explain_exit(error: ProcessExitedException, first_failure: int) -> RanksFailed:

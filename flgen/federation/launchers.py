@@ -88,6 +88,8 @@ def check_launcher(devices: int | str, num_nodes: int) -> None:
             f"--trainer.num_nodes {num_nodes}: start flgen on every node with torchrun or srun, or set "
             f"{', '.join(missing)} on each"
         )
+    if num_nodes > 1 and not 0 <= _number("NODE_RANK", 0) < num_nodes:
+        raise UsageError(f"NODE_RANK is {os.environ['NODE_RANK']}: give 0 to {num_nodes - 1}, another on each node")
 
 
 def _in_step() -> bool:

@@ -57,6 +57,15 @@ def test_a_random_sweep_has_as_many_as_are_asked_for(write: Any) -> None:
         read_sweep(write(method="random")).size()
 
 
+def test_a_grid_that_nobody_will_finish_is_one_line(write: Any) -> None:
+    wide = {f"option{number}": {"values": list(range(10))} for number in range(12)}
+    with pytest.raises(UsageError, match=r"its grid has 1000000000000 configurations: give --count N"):
+        read_sweep(write(parameters=wide)).size()
+    assert read_sweep(write(parameters=wide)).size(2) == 2
+    with pytest.raises(UsageError, match=r"a has 10000000001 values from min to max, a grid takes 10000 of them"):
+        read_sweep(write(parameters={"a": {"min": 0, "max": 10**10}})).size()
+
+
 def test_a_draw_is_that_of_its_number(write: Any) -> None:
     drawn = values(read_sweep(write(method="random")), 0.5)
     assert drawn == [{"method": "FedProx", "method.mu": 0.5, "seed_everything": 2}] * 4

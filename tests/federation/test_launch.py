@@ -336,7 +336,9 @@ def test_processes_that_cannot_be_connected_are_one_line(
     with pytest.raises(FlgenError, match=r"^the processes did not find each other at 127\.0\.0\.1:29500: ") as failure:
         fails_to_connect(started, reason, monkeypatch)
     assert "\n" not in str(failure.value)
-    assert str(failure.value).endswith(" ".join(reason.split()))
+    why, _, remedy = str(failure.value).rpartition("; ")
+    assert why.endswith(" ".join(reason.split()))
+    assert remedy == "start flgen on every node, with the same MASTER_ADDR and MASTER_PORT"
 
 
 def test_a_mistake_in_the_program_is_not_taken_for_the_network(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,3 +119,6 @@ def test_several_nodes_by_hand_need_to_know_each_other(monkeypatch: pytest.Monke
         check_launcher(1, 2)
     set_all(monkeypatch, BY_HAND)
     check_launcher(1, 2)
+    set_all(monkeypatch, {**BY_HAND, "NODE_RANK": "2"})
+    with pytest.raises(UsageError, match=r"^NODE_RANK is 2: give 0 to 1, another on each node"):
+        check_launcher(1, 2)

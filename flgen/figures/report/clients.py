@@ -21,6 +21,7 @@ else:
 
 LEVELS = (0, 10, 25, 50, 75, 90, 100)  # percentiles: the edges of the bands and the median between them
 BINS = 20
+TICKS = 5
 MOST_HISTOGRAMS = 4
 OPEN_PLOTS = 6
 ROOM = 120_000  # numbers of all bands together
@@ -169,7 +170,8 @@ def _histogram(metric: str, last: Sequence[tuple[ReportedExperiment, np.ndarray]
                 hovertemplate="%{y} clients with %{customdata[0]:.3g} to %{customdata[1]:.3g}",
             )
         )
-    figure.update_yaxes(rangemode="tozero", tickformat=",d")
+    highest = max(int(np.histogram(values, bins=edges)[0].max()) for _, values in last)
+    figure.update_yaxes(rangemode="tozero", tickformat=",d", dtick=max(1, round(highest / TICKS)))  # clients are whole
     return figure
 
 
